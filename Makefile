@@ -93,7 +93,7 @@ check-generate: generate ## Fail when the committed generated files are not what
 	@test -z "$$(git status --porcelain -- proto/gen)" || { git status --short -- proto/gen; exit 1; }
 
 .PHONY: lint
-lint: lint-go lint-proto ## Lint Go code and contracts.
+lint: lint-go lint-shell lint-proto ## Lint Go code and contracts.
 
 # One run a module, because golangci-lint looks at one module at a time.
 .PHONY: lint-go
@@ -102,6 +102,12 @@ lint-go: $(GOLANGCI_LINT)
 	  [ -n "$$(find "$$m" -name '*.go' -not -path '*/gen/*' -print -quit)" ] || continue; \
 	  echo "lint $$m"; (cd "$$m" && $(NICE) '$(GOLANGCI_LINT)' run --config '$(CURDIR)/.golangci.yaml' ./...) || fail=1; \
 	done; exit $$fail
+
+# Commands are argument vectors. No linter looks into arguments, so this does.
+.PHONY: lint-shell
+lint-shell:
+	@! grep -rnE --include='*.go' --exclude='*_test.go' '"(/(usr/)?bin/)?(ba|da|a)?sh"' libs services cli || \
+	  { echo "a shell is never started: build an argument vector" >&2; exit 1; }
 
 # Contracts are compared with the last release, or with main before the first.
 .PHONY: lint-proto
