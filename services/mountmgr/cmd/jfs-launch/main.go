@@ -1,0 +1,96 @@
+// Command jfs-launch is PID 1 of a mount pod. It also removes a directory of a
+// file system without mounting it, and installs itself where mount pods find it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/juicefs-csi/driver/libs/version"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/output"
+)
+
+const usage = `usage: jfs-launch serve --socket=PATH [--termination-log=PATH]
+       jfs-launch install DIRECTORY
+       jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h]
+       jfs-launch version
+`
+
+// Every mount pod runs this program, most of the time idle: memory is worth
+// more than the time of the collector.
+const (
+	memoryLimit = 6 << 20
+	gcPercent   = 20
+)
+
+func main() {
+	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(gcPercent)
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(arguments []string) int {
+	if len(arguments) == 0 {
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	commands := map[string]func([]string) (int, error){
+		"serve": serve, "install": install, "version": printVersion,
+	}
+	command, known := commands[arguments[0]]
+	if !known {
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	code, err := command(arguments[1:])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "jfs-launch: %s: %v\n", arguments[0], err)
+	}
+	return code
+}
+
+func serve(arguments []string) (int, error) {
+	log := output.NewLog(os.Stderr)
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		log.Close(ctx.Done())
+	}()
+	options := launch.Options{
+		StateDirectory: "/tmp",
+		Environment:    os.Environ(),
+		ReapOrphans:    os.Getpid() == 1,
+		Output:         os.Stdout,
+		Logger:         slog.New(slog.NewTextHandler(log, nil)),
+	}
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	options.AddFlags(flags)
+	if err := flags.Parse(arguments); err != nil {
+		return 2, nil // flags has said why
+	}
+	if err := options.Validate(); err != nil {
+		return 2, err
+	}
+	return launch.Serve(context.Background(), options)
+}
+
+func install(arguments []string) (int, error) {
+	if len(arguments) != 1 {
+		return 2, fmt.Errorf("want one directory, got %d arguments", len(arguments))
+	}
+	if err := launch.Install("/proc/self/exe", arguments[0]); err != nil {
+		return 1, err
+	}
+	return 0, nil
+}
+
+func printVersion([]string) (int, error) {
+	fmt.Println(version.Release())
+	return 0, nil
+}

@@ -1,0 +1,94 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/codes"
+
+	"github.com/juicefs-csi/driver/libs/fdpass"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+)
+
+// request is a command that awaits its reply.
+type request struct {
+	from    *session
+	command *launchv1.Command
+	// files came with the command; those that nobody took are closed.
+	files []*os.File
+}
+
+// take hands file number index over to the caller.
+func (r *request) take(index int) *os.File {
+	file := r.files[index]
+	r.files[index] = nil
+	return file
+}
+
+// reply answers with the result in reply, whose files it takes over. sent, if
+// not nil, learns whether the mount manager got it.
+func (r *request) reply(reply *launchv1.Reply, sent func(error), files ...*os.File) {
+	reply.Id = r.command.GetId()
+	r.from.send(packet{message: &launchv1.Message{Content: &launchv1.Message_Reply{Reply: reply}}, files: files, sent: sent})
+}
+
+// fail answers with err.
+func (r *request) fail(err error) {
+	r.reply(&launchv1.Reply{Failure: &launchv1.Failure{Code: uint32(code(err)), Message: err.Error()}}, nil)
+}
+
+// code maps the sentinels that this package uses. The mapping of errdefs would
+// bring all of gRPC into a program that must stay small.
+func code(err error) codes.Code {
+	for sentinel, code := range map[error]codes.Code{
+		errdefs.ErrInvalidArgument:    codes.InvalidArgument,
+		errdefs.ErrFailedPrecondition: codes.FailedPrecondition,
+		errdefs.ErrUnavailable:        codes.Unavailable,
+		errdefs.ErrNotImplemented:     codes.Unimplemented,
+		os.ErrDeadlineExceeded:        codes.DeadlineExceeded,
+	} {
+		if errors.Is(err, sentinel) {
+			return code
+		}
+	}
+	return codes.Internal
+}
+
+// handle does one command; in the loop.
+func (s *supervisor) handle(r *request) {
+	defer func() { fdpass.CloseFiles(r.files) }()
+	var err error
+	switch operation := r.command.GetOperation().(type) {
+	case *launchv1.Command_Start:
+		err = s.handleStart(r, operation.Start)
+	case *launchv1.Command_Release:
+		err = s.handleRelease(r, operation.Release)
+	case *launchv1.Command_SetSession:
+		s.sessionID = operation.SetSession.GetSessionId()
+		r.reply(&launchv1.Reply{Result: &launchv1.Reply_SetSession{SetSession: &launchv1.SetSessionResult{}}}, nil)
+	case *launchv1.Command_HandOff:
+		err = s.handleHandOff(r, operation.HandOff)
+	case *launchv1.Command_Borrow:
+		err = s.handleBorrow(r)
+	case *launchv1.Command_Stop:
+		err = s.handleStop(r, operation.Stop)
+	case *launchv1.Command_GetStatus:
+		r.reply(&launchv1.Reply{Result: &launchv1.Reply_Status{Status: s.status()}}, nil)
+	default:
+		err = fmt.Errorf("unknown command: %w", errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		r.fail(err)
+	}
+}
+
+func (s *supervisor) handleBorrow(r *request) error {
+	file, settings, err := s.descriptors.Duplicate()
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	r.reply(&launchv1.Reply{Result: &launchv1.Reply_Borrow{Borrow: &launchv1.BorrowResult{Settings: settings}}}, nil, file)
+	return nil
+}
