@@ -93,7 +93,12 @@ type Settings struct {
 
 	// Stages run in order before the client: format, quota.
 	Stages []Stage
-	// Client is the argument vector of the serving client.
+	// Client is the argument vector of the serving client, with MountPoint in
+	// place of the path; see ClientArgv. It is /bin/mount.juicefs META PATH -o
+	// LIST, as mount(8) calls it: the client itself then tells its flags from
+	// FUSE options, so options of clients newer than the driver work. Clients
+	// 1.3.1 and 1.4.2 accept it as a child (JFS_SUPERVISOR) and stay in the
+	// foreground with JFS_FOREGROUND=1.
 	Client []string
 	// Env and Files carry the credentials; never logged, never in an argument
 	// vector.
@@ -163,11 +168,21 @@ type PodShape struct {
 	TerminationGracePeriodSeconds int64
 	// HostPaths are host directories that the client sees at the same path.
 	HostPaths []string
+	// SecretVolumes are Secrets of the mount namespace that the client sees as
+	// files.
+	SecretVolumes []SecretVolume
 	// CacheDirs are host directories for the cache.
 	CacheDirs []string
 	// MetricsPort is where the client serves its metrics.
 	MetricsPort int32
 	HostNetwork bool
+}
+
+// SecretVolume is a Secret of the mount namespace at a directory of the mount
+// pod.
+type SecretVolume struct {
+	Name string
+	Path string
 }
 
 // Resources are Kubernetes quantities by resource name.

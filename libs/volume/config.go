@@ -1,0 +1,201 @@
+package volume
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// Config is config.yaml of the driver's ConfigMap, in the form of the existing
+// driver. Switches that are nil were not set.
+type Config struct {
+	EnableNodeSelector               *bool   `json:"enableNodeSelector,omitempty"`
+	EnableNativeSidecar              *bool   `json:"enableNativeSidecar,omitempty"`
+	EnableSetQuota                   *bool   `json:"enableSetQuota,omitempty"`
+	EnableControllerSetQuota         *bool   `json:"enableControllerSetQuota,omitempty"`
+	EnableAutoRemoveRequestResources *bool   `json:"enableAutoRemoveRequestResources,omitempty"`
+	EnableAutoAbortStuckMountPod     *bool   `json:"enableAutoAbortStuckMountPod,omitempty"`
+	EnableLazyUmountTarget           *bool   `json:"enableLazyUmountTarget,omitempty"`
+	EnableKubeletListMountPod        *bool   `json:"enableKubeletListMountPod,omitempty"`
+	MountPodPatch                    []Patch `json:"mountPodPatch,omitempty"`
+}
+
+// Patch is one item of mountPodPatch. It applies to the mounts that all its
+// selectors match; later items replace the values of earlier ones.
+type Patch struct {
+	PVCSelector  *PVCSelector          `json:"pvcSelector,omitempty"`
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+
+	CEMountImage    string            `json:"ceMountImage,omitempty"`
+	EEMountImage    string            `json:"eeMountImage,omitempty"`
+	ImagePullPolicy corev1.PullPolicy `json:"imagePullPolicy,omitempty"`
+
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+
+	Resources                     *corev1.ResourceRequirements `json:"resources,omitempty"`
+	TerminationGracePeriodSeconds *int64                       `json:"terminationGracePeriodSeconds,omitempty"`
+	HostNetwork                   *bool                        `json:"hostNetwork,omitempty"`
+	Env                           []corev1.EnvVar              `json:"env,omitempty"`
+	MountOptions                  []string                     `json:"mountOptions,omitempty"`
+
+	// Read, so that a ConfigMap of the existing driver loads; see Unapplied.
+	CacheDirs           []CacheDir           `json:"cacheDirs,omitempty"`
+	HostPID             *bool                `json:"hostPID,omitempty"`
+	DNSConfig           *corev1.PodDNSConfig `json:"dnsConfig,omitempty"`
+	DNSPolicy           corev1.DNSPolicy     `json:"dnsPolicy,omitempty"`
+	HostnameKey         string               `json:"hostnameKey,omitempty"`
+	LivenessProbe       *corev1.Probe        `json:"livenessProbe,omitempty"`
+	ReadinessProbe      *corev1.Probe        `json:"readinessProbe,omitempty"`
+	StartupProbe        *corev1.Probe        `json:"startupProbe,omitempty"`
+	Lifecycle           *corev1.Lifecycle    `json:"lifecycle,omitempty"`
+	ResourcePercentages *ResourcePercentages `json:"resourcePercentages,omitempty"`
+
+	Volumes        []corev1.Volume       `json:"volumes,omitempty"`
+	VolumeDevices  []corev1.VolumeDevice `json:"volumeDevices,omitempty"`
+	VolumeMounts   []corev1.VolumeMount  `json:"volumeMounts,omitempty"`
+	InitContainers []corev1.Container    `json:"initContainers,omitempty"`
+}
+
+// PVCSelector chooses mounts by the claim; the terms that are set must all
+// match.
+type PVCSelector struct {
+	metav1.LabelSelector  `json:",inline"`
+	MatchName             string `json:"matchName,omitempty"`
+	MatchStorageClassName string `json:"matchStorageClassName,omitempty"`
+}
+
+// CacheDir is a cache volume of a mount pod.
+type CacheDir struct {
+	Type             string                              `json:"type,omitempty"`
+	Path             string                              `json:"path,omitempty"`
+	Name             string                              `json:"name,omitempty"`
+	SizeLimit        string                              `json:"sizeLimit,omitempty"`
+	Medium           string                              `json:"medium,omitempty"`
+	StorageClassName *string                             `json:"storageClassName,omitempty"`
+	Storage          string                              `json:"storage,omitempty"`
+	AccessModes      []corev1.PersistentVolumeAccessMode `json:"accessModes,omitempty"`
+}
+
+// ResourcePercentages are shares of what the application's containers have.
+type ResourcePercentages struct {
+	Requests  map[string]string `json:"requests,omitempty"`
+	Limits    map[string]string `json:"limits,omitempty"`
+	MinLimits map[string]string `json:"minLimits,omitempty"`
+}
+
+// ParseConfig reads config.yaml. Keys that it does not know are errors, since
+// they are settings that would silently not work; all errors are
+// ErrInvalidArgument and name what is wrong. An empty text is the empty Config.
+func ParseConfig(text []byte) (Config, error) {
+	object, err := yaml.YAMLToJSONStrict(text)
+	if err != nil {
+		return Config{}, fmt.Errorf("read config.yaml: %w: %w", errdefs.ErrInvalidArgument, err)
+	}
+	var config Config
+	unknown, err := json.UnmarshalStrict(object, &config)
+	if err := errors.Join(append(unknown, err)...); err != nil {
+		return Config{}, fmt.Errorf("read config.yaml: %w: %s", errdefs.ErrInvalidArgument, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	var faults faults
+	for i, patch := range config.MountPodPatch {
+		patch.check(fmt.Sprintf("mountPodPatch[%d]", i), &faults)
+	}
+	if err := faults.err(); err != nil {
+		return Config{}, fmt.Errorf("read config.yaml: %w", err)
+	}
+	return config, nil
+}
+
+// check finds what could never apply.
+func (p *Patch) check(key string, faults *faults) {
+	if p.PVCSelector != nil {
+		if _, err := metav1.LabelSelectorAsSelector(&p.PVCSelector.LabelSelector); err != nil {
+			faults.add(sourceConfig, key+".pvcSelector", "%v", err)
+		}
+	}
+	if p.NodeSelector != nil {
+		if _, err := metav1.LabelSelectorAsSelector(p.NodeSelector); err != nil {
+			faults.add(sourceConfig, key+".nodeSelector", "%v", err)
+		}
+	}
+	if !slices.Contains([]corev1.PullPolicy{"", corev1.PullAlways, corev1.PullNever, corev1.PullIfNotPresent}, p.ImagePullPolicy) {
+		faults.add(sourceConfig, key+".imagePullPolicy", "%q is none of Always, IfNotPresent, Never", p.ImagePullPolicy)
+	}
+	if p.TerminationGracePeriodSeconds != nil && *p.TerminationGracePeriodSeconds < 0 {
+		faults.add(sourceConfig, key+".terminationGracePeriodSeconds", "must not be negative")
+	}
+	for i, env := range p.Env {
+		if env.Name == "" || strings.ContainsAny(env.Name, "= \x00") {
+			faults.add(sourceConfig, fmt.Sprintf("%s.env[%d].name", key, i), "%q is not a name of an environment variable", env.Name)
+		}
+		if slices.Contains(reservedEnv(), env.Name) {
+			faults.add(sourceConfig, fmt.Sprintf("%s.env[%d].name", key, i), "%s is set by the driver", env.Name)
+		}
+	}
+	parsed := options{}
+	parsed.addList(strings.Join(p.MountOptions, ","), faults)
+}
+
+// Unapplied lists the keys that are set and have no effect yet, for a warning
+// at start and in the events of the driver.
+func (c Config) Unapplied() []string {
+	var keys []string
+	note := func(set bool, key string) {
+		if set {
+			keys = append(keys, key)
+		}
+	}
+	note(c.EnableNodeSelector != nil, "enableNodeSelector")
+	note(c.EnableNativeSidecar != nil, "enableNativeSidecar")
+	note(c.EnableControllerSetQuota != nil, "enableControllerSetQuota")
+	note(c.EnableAutoRemoveRequestResources != nil, "enableAutoRemoveRequestResources")
+	note(c.EnableAutoAbortStuckMountPod != nil, "enableAutoAbortStuckMountPod")
+	note(c.EnableLazyUmountTarget != nil, "enableLazyUmountTarget")
+	note(c.EnableKubeletListMountPod != nil, "enableKubeletListMountPod")
+	for i, patch := range c.MountPodPatch {
+		for _, key := range patch.unapplied() {
+			keys = append(keys, fmt.Sprintf("mountPodPatch[%d].%s", i, key))
+		}
+	}
+	return keys
+}
+
+func (p *Patch) unapplied() []string {
+	var keys []string
+	note := func(set bool, key string) {
+		if set {
+			keys = append(keys, key)
+		}
+	}
+	note(p.CacheDirs != nil, "cacheDirs")
+	note(p.HostPID != nil, "hostPID")
+	note(p.DNSConfig != nil, "dnsConfig")
+	note(p.DNSPolicy != "", "dnsPolicy")
+	note(p.HostnameKey != "", "hostnameKey")
+	note(p.LivenessProbe != nil, "livenessProbe")
+	note(p.ReadinessProbe != nil, "readinessProbe")
+	note(p.StartupProbe != nil, "startupProbe")
+	note(p.Lifecycle != nil, "lifecycle")
+	note(p.ResourcePercentages != nil, "resourcePercentages")
+	note(p.Volumes != nil, "volumes")
+	note(p.VolumeDevices != nil, "volumeDevices")
+	note(p.VolumeMounts != nil, "volumeMounts")
+	note(p.InitContainers != nil, "initContainers")
+	for i, env := range p.Env {
+		note(env.ValueFrom != nil, fmt.Sprintf("env[%d].valueFrom", i))
+	}
+	return keys
+}
+
+// setsQuota says whether dynamic volumes get their capacity as a quota.
+func (c Config) setsQuota() bool {
+	return c.EnableSetQuota == nil || *c.EnableSetQuota
+}

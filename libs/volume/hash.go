@@ -1,0 +1,45 @@
+package volume
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+)
+
+// hashLength is the longest value of a label.
+const hashLength = 63
+
+// hash covers everything that makes two mounts differ, the credentials too.
+// Targets, application pods and, in a shared mount, volumes are no part of it.
+// It is taken before placeholders are filled and before the quota of one volume
+// is added. Encoding a struct cannot fail: all its fields are plain data.
+func (s *Settings) hash() string {
+	canonical, err := json.Marshal(hashed{
+		Edition: s.Edition, FileSystem: s.FileSystem, UniqueID: s.UniqueID,
+		Stages: s.Stages, Client: s.Client, Env: s.Env, Files: s.Files,
+		Kernel: s.Kernel, Pod: s.Pod,
+		Protection: s.Protection, DeleteDelay: int64(s.DeleteDelay), CleanCache: s.CleanCache,
+	})
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(canonical)
+	return hex.EncodeToString(sum[:])[:hashLength]
+}
+
+// hashed fixes what the hash covers and in which order; encoding/json sorts the
+// keys of maps.
+type hashed struct {
+	Edition     Edition
+	FileSystem  string
+	UniqueID    string
+	Stages      []Stage
+	Client      []string
+	Env         []EnvVar
+	Files       []File
+	Kernel      KernelMount
+	Pod         PodShape
+	Protection  Protection
+	DeleteDelay int64
+	CleanCache  bool
+}
