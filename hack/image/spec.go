@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -39,15 +40,18 @@ func (s imageSpec) write(out outputFlags) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(out.output), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(out.output), 0o750); err != nil {
 		return fmt.Errorf("make the output directory: %w", err)
 	}
 	temporary := out.output + ".tmp"
-	defer os.Remove(temporary)
-	if err := tarball.WriteToFile(temporary, tag, image); err != nil {
-		return fmt.Errorf("write %s: %w", temporary, err)
+	err = tarball.WriteToFile(temporary, tag, image)
+	if err == nil {
+		err = os.Rename(temporary, out.output)
 	}
-	return os.Rename(temporary, out.output)
+	if err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", out.output, err), os.RemoveAll(temporary))
+	}
+	return nil
 }
 
 // build makes the image: one layer, no times.
