@@ -1,0 +1,272 @@
+package devcluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// auditPolicy logs who asked for what, without bodies, for requests of
+// service accounts: the driver's and the built-in controllers'. Only complete
+// requests are logged: the stages RequestReceived and ResponseStarted (of
+// watches) would count them twice.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- level: Metadata
+  userGroups: ["system:serviceaccounts"]
+- level: None
+`
+
+// kubernetesDaemon is one of the programs in the Kubernetes binary.
+func (c *Cluster) kubernetesDaemon(name, program, machine string, flags ...string) daemon {
+	return daemon{
+		name:    name,
+		machine: c.layout.machine(machine),
+		path:    c.state.KubernetesBinary,
+		args:    append([]string{program}, flags...),
+	}
+}
+
+// etcdFlags turn fsync off: a development cluster does not outlive its
+// machine, and every API write would wait for the disk. Say so beside any
+// published figure.
+func etcdFlags(l layout) []string {
+	return []string{
+		"--name=devcluster",
+		"--data-dir=" + l.path("etcd"),
+		"--unsafe-no-fsync",
+		"--listen-client-urls=http://127.0.0.1:2379",
+		"--advertise-client-urls=http://127.0.0.1:2379",
+		"--listen-peer-urls=http://127.0.0.1:2380",
+		"--initial-advertise-peer-urls=http://127.0.0.1:2380",
+		"--initial-cluster=devcluster=http://127.0.0.1:2380",
+		"--log-level=warn",
+	}
+}
+
+func apiServerFlags(l layout) []string {
+	return []string{
+		"--etcd-servers=http://127.0.0.1:2379",
+		"--advertise-address=" + ControlPlaneIP,
+		"--secure-port=" + strconv.Itoa(APIServerPort),
+		"--service-cluster-ip-range=" + serviceCIDR,
+		"--allow-privileged=true",
+		"--authorization-mode=Node,RBAC",
+		"--enable-admission-plugins=NodeRestriction",
+		"--client-ca-file=" + l.pki("ca.crt"),
+		"--tls-cert-file=" + l.pki("apiserver.crt"),
+		"--tls-private-key-file=" + l.pki("apiserver.key"),
+		"--kubelet-client-certificate=" + l.pki("apiserver-kubelet-client.crt"),
+		"--kubelet-client-key=" + l.pki("apiserver-kubelet-client.key"),
+		"--kubelet-certificate-authority=" + l.pki("ca.crt"),
+		"--kubelet-preferred-address-types=InternalIP", // node names do not resolve
+		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+		"--service-account-key-file=" + l.pki("service-account.pub"),
+		"--service-account-signing-key-file=" + l.pki("service-account.key"),
+		"--requestheader-client-ca-file=" + l.pki("front-proxy-ca.crt"),
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + l.pki("front-proxy-client.crt"),
+		"--proxy-client-key-file=" + l.pki("front-proxy-client.key"),
+		// Webhooks and aggregated APIs are called at their pods' addresses.
+		"--enable-aggregator-routing=true",
+		"--audit-policy-file=" + l.config("audit-policy.yaml"),
+		"--audit-log-path=" + l.auditLog(),
+	}
+}
+
+func controllerManagerFlags(l layout) []string {
+	kubeconfig := l.kubeconfig("controller-manager")
+	return []string{
+		"--kubeconfig=" + kubeconfig,
+		"--authentication-kubeconfig=" + kubeconfig,
+		"--authorization-kubeconfig=" + kubeconfig,
+		"--bind-address=127.0.0.1",
+		"--use-service-account-credentials=true",
+		"--service-account-private-key-file=" + l.pki("service-account.key"),
+		"--root-ca-file=" + l.pki("ca.crt"),
+		"--cluster-signing-cert-file=" + l.pki("ca.crt"),
+		"--cluster-signing-key-file=" + l.pki("ca.key"),
+		"--cluster-cidr=" + podCIDR,
+		"--flex-volume-plugin-dir=" + l.path("flex-volume"), // not in the machine's /usr/libexec
+		"--allocate-node-cidrs=false",                       // each node's block follows from its number
+	}
+}
+
+func schedulerFlags(l layout) []string {
+	kubeconfig := l.kubeconfig("scheduler")
+	return []string{
+		"--kubeconfig=" + kubeconfig,
+		"--authentication-kubeconfig=" + kubeconfig,
+		"--authorization-kubeconfig=" + kubeconfig,
+		"--bind-address=127.0.0.1",
+	}
+}
+
+// startControlPlane also starts the nodes' containerd: both take seconds and
+// neither needs the other.
+func (c *Cluster) startControlPlane(ctx context.Context, say *reporter) error {
+	if err := os.WriteFile(c.layout.config("audit-policy.yaml"), []byte(auditPolicy), 0o600); err != nil {
+		return fmt.Errorf("write audit policy: %w", err)
+	}
+	for _, d := range []daemon{
+		c.kubernetesDaemon("etcd", "etcd", controlPlaneName, etcdFlags(c.layout)...),
+		c.kubernetesDaemon("kube-apiserver", "kube-apiserver", controlPlaneName, apiServerFlags(c.layout)...),
+	} {
+		if err := c.layout.startDaemon(d); err != nil {
+			return err
+		}
+	}
+	for _, node := range c.state.Nodes {
+		if err := c.startContainerd(ctx, node); err != nil {
+			return err
+		}
+	}
+	if err := c.waitAPIServer(ctx); err != nil {
+		return err
+	}
+	say.printf("API server https://%s:%d", ControlPlaneIP, APIServerPort)
+	// These two end when the API server does not let them in yet.
+	for _, d := range []daemon{
+		c.kubernetesDaemon("kube-controller-manager", "kube-controller-manager", controlPlaneName, controllerManagerFlags(c.layout)...),
+		c.kubernetesDaemon("kube-scheduler", "kube-scheduler", controlPlaneName, schedulerFlags(c.layout)...),
+	} {
+		if err := c.layout.startDaemon(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Client returns a client with all rights.
+func (c *Cluster) Client() (kubernetes.Interface, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig: %w", err)
+	}
+	config.QPS, config.Burst = 100, 200
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make client: %w", err)
+	}
+	return client, nil
+}
+
+func (c *Cluster) waitAPIServer(ctx context.Context) error {
+	client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	return c.wait(ctx, "API server", func(ctx context.Context) (bool, error) {
+		_, err := client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+		return err == nil, err
+	})
+}
+
+// waitNodes waits until pods can be scheduled on every node.
+func (c *Cluster) waitNodes(ctx context.Context, names ...string) error {
+	client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		err := c.wait(ctx, name, func(ctx context.Context) (bool, error) {
+			node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return false, err
+			}
+			ready, why := nodeReady(node)
+			return ready, why
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return c.wait(ctx, "default service account", func(ctx context.Context) (bool, error) {
+		_, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
+		return err == nil, err
+	})
+}
+
+func nodeReady(node *corev1.Node) (bool, error) {
+	for _, condition := range node.Status.Conditions {
+		if condition.Type != corev1.NodeReady {
+			continue
+		}
+		if condition.Status != corev1.ConditionTrue {
+			return false, fmt.Errorf("not ready: %s", condition.Message)
+		}
+		for _, taint := range node.Spec.Taints {
+			if taint.Key == corev1.TaintNodeNotReady {
+				return false, fmt.Errorf("still tainted %s", taint.Key)
+			}
+		}
+		return true, nil
+	}
+	return false, fmt.Errorf("no Ready condition yet")
+}
+
+// wait polls until done returns true. An error of done is only reported when
+// the time is over, or a daemon has died meanwhile.
+func (c *Cluster) wait(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	var last error
+	err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		ok, err := done(ctx)
+		if ok {
+			return true, nil
+		}
+		last = err
+		if dead := c.deadDaemons(); len(dead) > 0 {
+			return false, fmt.Errorf("%v ended, see %s", dead, c.layout.path("logs"))
+		}
+		return false, nil
+	})
+	if err != nil {
+		return fmt.Errorf("wait for %s (last: %v), logs in %s: %w", what, last, c.layout.path("logs"), err)
+	}
+	return nil
+}
+
+// recordPodCIDRs writes each node's pod block into its object, where tools
+// look for it.
+func (c *Cluster) recordPodCIDRs(ctx context.Context) error {
+	client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	for _, node := range c.state.Nodes {
+		object, err := client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("get node %s: %w", node.Name, err)
+		}
+		for object.Spec.PodCIDR == "" {
+			object.Spec.PodCIDR = node.PodCIDR.String()
+			object.Spec.PodCIDRs = []string{node.PodCIDR.String()}
+			_, err = client.CoreV1().Nodes().Update(ctx, object, metav1.UpdateOptions{})
+			if !apierrors.IsConflict(err) {
+				break
+			}
+			if object, err = client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{}); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("record pod block of %s: %w", node.Name, err)
+		}
+	}
+	return nil
+}
