@@ -207,7 +207,7 @@ func (s *supervisor) restart(exit *launchv1.ExitStatus) {
 	}
 	start := clientStart{state: state}
 	attempt := s.attempt
-	s.after(restartPause(len(s.failures)), func() {
+	s.after(restartPause(s.options.RestartPause, len(s.failures)), func() {
 		if s.attempt != attempt || s.state != stateStarting || s.stop != nil {
 			start.close()
 			return
@@ -217,11 +217,11 @@ func (s *supervisor) restart(exit *launchv1.ExitStatus) {
 }
 
 // restartPause is how long to wait after so many failures within the window.
-func restartPause(failures int) time.Duration {
+func restartPause(first time.Duration, failures int) time.Duration {
 	if failures <= 1 {
 		return 0
 	}
-	return min(firstPause<<min(failures-2, 10), longestPause)
+	return min(first<<min(failures-2, 10), longestPause)
 }
 
 func (s *supervisor) tellEnd(exit *launchv1.ExitStatus, restarting bool) {

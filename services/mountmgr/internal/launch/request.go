@@ -6,8 +6,6 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
-	"google.golang.org/grpc/codes"
-
 	"github.com/juicefs-csi/driver/libs/fdpass"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 )
@@ -36,24 +34,35 @@ func (r *request) reply(reply *launchv1.Reply, sent func(error), files ...*os.Fi
 
 // fail answers with err.
 func (r *request) fail(err error) {
-	r.reply(&launchv1.Reply{Failure: &launchv1.Failure{Code: uint32(code(err)), Message: err.Error()}}, nil)
+	r.reply(&launchv1.Reply{Failure: &launchv1.Failure{Code: code(err), Message: err.Error()}}, nil)
 }
 
-// code maps the sentinels that this package uses. The mapping of errdefs would
-// bring all of gRPC into a program that must stay small.
-func code(err error) codes.Code {
-	for sentinel, code := range map[error]codes.Code{
-		errdefs.ErrInvalidArgument:    codes.InvalidArgument,
-		errdefs.ErrFailedPrecondition: codes.FailedPrecondition,
-		errdefs.ErrUnavailable:        codes.Unavailable,
-		errdefs.ErrNotImplemented:     codes.Unimplemented,
-		os.ErrDeadlineExceeded:        codes.DeadlineExceeded,
-	} {
-		if errors.Is(err, sentinel) {
-			return code
-		}
+// Numbers of gRPC codes. The package that names them, and the mapping of
+// errdefs, would bring gRPC into a program that must stay small.
+const (
+	codeInvalidArgument    = 3
+	codeDeadlineExceeded   = 4
+	codeFailedPrecondition = 9
+	codeUnimplemented      = 12
+	codeInternal           = 13
+	codeUnavailable        = 14
+)
+
+// code maps the sentinels that this package uses.
+func code(err error) uint32 {
+	switch {
+	case errors.Is(err, errdefs.ErrInvalidArgument):
+		return codeInvalidArgument
+	case errors.Is(err, errdefs.ErrFailedPrecondition):
+		return codeFailedPrecondition
+	case errors.Is(err, errdefs.ErrUnavailable):
+		return codeUnavailable
+	case errors.Is(err, errdefs.ErrNotImplemented):
+		return codeUnimplemented
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return codeDeadlineExceeded
 	}
-	return codes.Internal
+	return codeInternal
 }
 
 // handle does one command; in the loop.

@@ -30,6 +30,9 @@ type Options struct {
 	TerminationLog string
 	// StateDirectory is where the client writes its state: /tmp.
 	StateDirectory string
+	// RestartPause is the wait before the third start of a client that keeps
+	// ending; it doubles from there. The second start is at once.
+	RestartPause time.Duration
 	// Environment is the program's own, of which PATH, HOME and TZ are passed on.
 	Environment []string
 	// ReapOrphans is set for PID 1.
@@ -43,6 +46,7 @@ type Options struct {
 // AddFlags registers the flags of serve.
 func (o *Options) AddFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.Socket, "socket", "", "path of the `socket` that the mount manager connects to")
+	flags.DurationVar(&o.RestartPause, "restart-pause", 100*time.Millisecond, "`wait` before a client that ended twice is started again; doubles up to 5s")
 	flags.StringVar(&o.TerminationLog, "termination-log", "/dev/termination-log", "`file` for the reason of a failure; written only if it exists")
 }
 

@@ -27,9 +27,8 @@ const (
 	// maxFailures client ends within failureWindow are too many.
 	maxFailures   = 10
 	failureWindow = time.Minute
-	// firstPause and longestPause bound the wait between two starts of a client
-	// that keeps ending; the first start is at once.
-	firstPause   = 100 * time.Millisecond
+	// longestPause bounds the wait between two starts of a client that keeps
+	// ending.
 	longestPause = 5 * time.Second
 	// readTime is how long a failure waits for the mount manager to read it.
 	readTime = 10 * time.Second
