@@ -2,12 +2,14 @@ package volume
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -77,9 +79,22 @@ func checkAttributes(attributes map[string]string, faults *faults) {
 			faults.add(sourceAttribute, key, "is not supported yet")
 		}
 	}
-	if subPath := attributes[AttributeSubPath]; hasParent(subPath) {
-		faults.add(sourceAttribute, AttributeSubPath, "%q must not hold ..", subPath)
+	if err := CheckSubPath(attributes[AttributeSubPath]); err != nil {
+		faults.add(sourceAttribute, AttributeSubPath, "%v", err)
 	}
+}
+
+// CheckSubPath refuses what could reach outside of the file system's directory
+// or, since the path becomes a part of an option list, what could add options.
+// Claims can choose the path where a class has templates.
+func CheckSubPath(subPath string) error {
+	switch {
+	case hasParent(subPath):
+		return fmt.Errorf("%q must not hold ..", subPath)
+	case strings.ContainsFunc(subPath, func(r rune) bool { return r == ',' || unicode.IsControl(r) || r == unicode.ReplacementChar }):
+		return fmt.Errorf("%q must hold neither commas nor control characters", subPath)
+	}
+	return nil
 }
 
 // closest is the known key that is the fewest changes away, or empty when none
@@ -119,13 +134,12 @@ func editDistance(a, b string) int {
 func shapeFromAttributes(in Inputs, faults *faults) PodShape {
 	attributes := in.Attributes
 	shape := PodShape{
-		Image:                         cmp.Or(attributes[attributeImage], in.Defaults.CommunityImage),
-		ServiceAccount:                cmp.Or(attributes[attributeServiceAccount], in.Defaults.ServiceAccount),
-		PriorityClass:                 in.Defaults.PriorityClass,
-		Labels:                        stringMapAttribute(attributes, attributeLabels, faults),
-		Annotations:                   stringMapAttribute(attributes, attributeAnnotations, faults),
-		Resources:                     readResources(in, faults),
-		TerminationGracePeriodSeconds: defaultGraceSeconds,
+		Image:          cmp.Or(attributes[attributeImage], in.Defaults.CommunityImage),
+		ServiceAccount: cmp.Or(attributes[attributeServiceAccount], in.Defaults.ServiceAccount),
+		PriorityClass:  in.Defaults.PriorityClass,
+		Labels:         stringMapAttribute(attributes, attributeLabels, faults),
+		Annotations:    stringMapAttribute(attributes, attributeAnnotations, faults),
+		Resources:      readResources(in, faults),
 	}
 	for dir := range strings.SplitSeq(attributes[attributeHostPath], ",") {
 		dir = strings.TrimSpace(dir)

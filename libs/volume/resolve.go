@@ -21,10 +21,6 @@ import (
 // name only: it never opens it.
 const MountPoint = "${MOUNT_POINT}"
 
-// defaultGraceSeconds is longer than a busy client needs to hand its state
-// over, which it gives up after 10 s.
-const defaultGraceSeconds = 30
-
 // Resolve derives the settings of a mount. It changes none of its inputs. Wrong
 // inputs give an error that is errdefs.ErrInvalidArgument and names all faults
 // with their source and key; it never holds a value of the Secret.
@@ -128,10 +124,20 @@ func (s *Settings) place(in Inputs, opts options) {
 	}
 }
 
+// Directory is the directory of a volume in its file system: clean and relative,
+// empty for the root. It is the same for every share mode.
+func Directory(attributes map[string]string, mountOptions []string) string {
+	opts := options{}
+	var ignored faults
+	for _, list := range append([]string{attributes[AttributeMountOptions]}, mountOptions...) {
+		opts.addList(list, &ignored)
+	}
+	return path.Join(cleanRelative(opts.value("subdir")), cleanRelative(attributes[AttributeSubPath]))
+}
+
 // cleanRelative drops slashes at the ends and "." elements; ".." was refused.
 func cleanRelative(text string) string {
-	cleaned := strings.Trim(path.Clean("/"+text), "/")
-	return cleaned
+	return strings.Trim(path.Clean("/"+text), "/")
 }
 
 // complete adds the defaults of options.
@@ -175,12 +181,12 @@ func identify(in Inputs, fileSystem string) (ShareMode, string) {
 	switch in.Defaults.ShareMode {
 	case ShareByStorageClass:
 		if in.StorageClass != "" && isDynamic(in.Attributes) {
-			return ShareByStorageClass, safeID(in.StorageClass)
+			return ShareByStorageClass, SafeID(in.StorageClass)
 		}
 	case ShareByFileSystem:
-		return ShareByFileSystem, safeID(fileSystem)
+		return ShareByFileSystem, SafeID(fileSystem)
 	}
-	return ShareByVolume, safeID(in.VolumeID)
+	return ShareByVolume, SafeID(in.VolumeID)
 }
 
 // isDynamic says whether a provisioner made the volume.
@@ -188,9 +194,9 @@ func isDynamic(attributes map[string]string) bool {
 	return attributes[attributeProvisionerID] != "" || attributes[AttributeCapacity] != ""
 }
 
-// safeID makes of an id what may be a label value and one element of a path.
+// SafeID makes of an id what may be a label value and one element of a path.
 // Nearly all ids stay as they are.
-func safeID(id string) string {
+func SafeID(id string) string {
 	if len(id) <= 63 && regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$`).MatchString(id) {
 		return id
 	}

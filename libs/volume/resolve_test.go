@@ -225,3 +225,30 @@ func TestEnterpriseIsNotImplemented(t *testing.T) {
 		t.Errorf("got %v, want not implemented", err)
 	}
 }
+
+func TestDirectory(t *testing.T) {
+	for _, test := range []struct {
+		subPath, classOptions, options, want string
+	}{
+		{"pvc-1", "", "", "pvc-1"},
+		{"/a//b/", "", "", "a/b"},
+		{"pvc-1", "subdir=/tenants/one/", "cache-size=1", "tenants/one/pvc-1"},
+		{"pvc-1", "subdir=x", "ro,subdir=y", "y/pvc-1"},
+		{"", "", "", ""},
+	} {
+		got := Directory(map[string]string{"subPath": test.subPath, "mountOptions": test.classOptions}, []string{test.options})
+		if got != test.want {
+			t.Errorf("%+v: got %q", test, got)
+		}
+	}
+}
+
+func TestSubPathCannotAddOptions(t *testing.T) {
+	for _, subPath := range []string{"a,allow_root", "a\nb", "..", "a/../b", "a\x00"} {
+		in := base()
+		in.Attributes["subPath"] = subPath
+		if _, err := Resolve(in); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: got %v, want an invalid argument", subPath, err)
+		}
+	}
+}

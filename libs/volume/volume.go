@@ -158,13 +158,14 @@ type KernelMount struct {
 
 // PodShape is what users may say about the mount pod.
 type PodShape struct {
-	Image                         string
-	ImagePullPolicy               string
-	Labels                        map[string]string
-	Annotations                   map[string]string
-	ServiceAccount                string
-	PriorityClass                 string
-	Resources                     Resources
+	Image           string
+	ImagePullPolicy string
+	Labels          map[string]string
+	Annotations     map[string]string
+	ServiceAccount  string
+	PriorityClass   string
+	Resources       Resources
+	// TerminationGracePeriodSeconds is 0 for the mount manager's default.
 	TerminationGracePeriodSeconds int64
 	// HostPaths are host directories that the client sees at the same path.
 	HostPaths []string
