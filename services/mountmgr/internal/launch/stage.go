@@ -22,6 +22,9 @@ const (
 	// maxStageOutput is how much of a stage's output is searched for the texts
 	// of ignore_output, in bytes.
 	maxStageOutput = 64 << 10
+	// maxExplanation is how many lines of standard output explain a failure that
+	// left nothing on standard error; the usage text follows them.
+	maxExplanation = 3
 	// drainTime is how long descendants may keep the output of a process open
 	// after its end.
 	drainTime = time.Second
@@ -85,7 +88,12 @@ func (s *supervisor) runStage(ctx context.Context, spec *launchv1.Spec, stage *l
 		<-started.process.Done()
 	}
 	<-started.drained
-	exit := exitStatus(started.process.Status(), tail.Lines())
+	lines := tail.Lines()
+	if len(lines) == 0 { // the client explains wrong arguments on standard output
+		lines = strings.Split(mask.Apply(all.String()), "\n")
+		lines = lines[:min(len(lines), maxExplanation)]
+	}
+	exit := exitStatus(started.process.Status(), lines)
 	exit.Error = failure
 	return exit, failure == "" && (exit.GetCode() == 0 || containsAny(all.String(), stage.GetIgnoreOutput()))
 }
