@@ -115,21 +115,18 @@ capabilities:
 {{- .Values.serviceAccount.name | default (printf "juicefs-csi-%s-sa" .Chart.Name) -}}
 {{- end -}}
 
-{{/* juicefs.scheduling: where the pods of a chart may run. */}}
+{{/* juicefs.scheduling: where the pods of a chart may run, and before whom; nothing
+when no such value is set. */}}
 {{- define "juicefs.scheduling" -}}
-priorityClassName: {{ .Values.priorityClassName | quote }}
-{{- with .Values.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.affinity }}
-affinity:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with .Values.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- $set := dict -}}
+{{- range $key := list "priorityClassName" "nodeSelector" "affinity" "tolerations" -}}
+{{- with index $.Values $key -}}
+{{- $_ := set $set $key . -}}
+{{- end -}}
+{{- end -}}
+{{- with $set -}}
+{{- toYaml . -}}
+{{- end -}}
 {{- end -}}
 
 {{/* juicefs.probes: liveness and readiness of a service on its metrics port. */}}
