@@ -149,6 +149,7 @@ func TestRealHandOver(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			fs := clienttest.Format(t, clienttest.Binary(t, clients[0]))
 			p, m, mount, settings := startGood(t, fs, nil)
+			defer mount.Abort(t) // before the end of the clients is awaited
 			session := mount.Config(t).Meta.Sid
 			work := mount.StartWorkload(t, "full")
 			var pauses []time.Duration
