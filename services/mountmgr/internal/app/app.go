@@ -1,0 +1,161 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/juicefs-csi/driver/libs/endpoint"
+	"github.com/juicefs-csi/driver/libs/grpcserver"
+	"github.com/juicefs-csi/driver/libs/metricsserver"
+	"github.com/juicefs-csi/driver/libs/task"
+	"github.com/juicefs-csi/driver/libs/volume"
+	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/server"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// self is this program, also after its file was replaced.
+const self = "/proc/self/exe"
+
+// Limits of our requests to the API server; the existing driver has the same.
+const (
+	kubeQPS   = 20
+	kubeBurst = 30
+)
+
+// Run serves until ctx ends. The mounts outlive it.
+func Run(ctx context.Context, o Options) error {
+	if err := o.Validate(); err != nil {
+		return err
+	}
+	level, err := o.level()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	if err := prepareNode(o); err != nil {
+		return err
+	}
+	records, err := store.Open(o.StateDir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = records.Close() }()
+	secrets, err := store.OpenSecrets(o.PrivateDir)
+	if err != nil {
+		return err
+	}
+	client, err := kubeClient(o.Kubeconfig)
+	if err != nil {
+		return err
+	}
+	facts, err := nodeFacts(o)
+	if err != nil {
+		return err
+	}
+	mounts := manager.New(facts, manager.Parts{
+		Store: records, Secrets: secrets, Log: log,
+		Vault:  custody.NewClient(o.VaultSocket, log),
+		Pods:   mountpod.NewPods(client, o.MountNamespace, o.NodeName),
+		Prober: probe.New(self),
+	})
+	return serve(ctx, o, mounts, log)
+}
+
+func serve(ctx context.Context, o Options, mounts *manager.Manager, log *slog.Logger) error {
+	address, err := endpoint.Parse(o.Endpoint)
+	if err != nil {
+		return err
+	}
+	listener, err := endpoint.Listen(ctx, address)
+	if err != nil {
+		return err
+	}
+	registry := metricsserver.NewRegistry()
+	rpc := grpcserver.New(grpcserver.Options{Logger: log, Registry: registry, Name: "mountmgr"})
+	mountmgrv1.RegisterMountManagerServiceServer(rpc, server.New(mounts, o.NodeName, o.MountNamespace))
+	group := task.NewGroup(ctx)
+	group.Go("mounts", mounts.Run)
+	group.Go("grpc", func(ctx context.Context) error { return rpc.Serve(ctx, listener) })
+	group.Go("metrics", func(ctx context.Context) error {
+		return metricsserver.Serve(ctx, metricsserver.Options{
+			Address: o.MetricsAddress, Gatherer: registry,
+			Ready: func(context.Context) error { return mounts.Ready() },
+		})
+	})
+	return group.Wait()
+}
+
+// prepareNode makes what mounts and mount pods need on this node.
+func prepareNode(o Options) error {
+	if err := os.MkdirAll(o.MountRoot, 0o755); err != nil { //nolint:gosec // Others pass through it to their mounts.
+		return fmt.Errorf("make mount directory: %w", err)
+	}
+	if err := kernelmount.MountConnections(); err != nil {
+		return err
+	}
+	if err := launch.Install(o.LauncherBinary, o.LauncherDir); err != nil {
+		return fmt.Errorf("install jfs-launch for mount pods: %w", err)
+	}
+	return nil
+}
+
+func nodeFacts(o Options) (manager.Options, error) {
+	bootID, err := manager.BootID()
+	if err != nil {
+		return manager.Options{}, err
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return manager.Options{}, fmt.Errorf("read the kernel's release: %w", err)
+	}
+	return manager.Options{
+		Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
+		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
+		Defaults: o.defaults(), Config: func() (volume.Config, error) { return readConfig(o.ConfigFile) },
+	}, nil
+}
+
+// readConfig reads the ConfigMap as it is now; kubelet replaces the file when
+// it changes. Without a file everything has its default.
+func readConfig(path string) (volume.Config, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return volume.Config{}, nil
+	}
+	if err != nil {
+		return volume.Config{}, fmt.Errorf("read %s: %w", path, err)
+	}
+	return volume.ParseConfig(text)
+}
+
+func kubeClient(kubeconfig string) (kubernetes.Interface, error) {
+	config, err := rest.InClusterConfig()
+	if kubeconfig != "" {
+		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configure the Kubernetes client: %w", err)
+	}
+	config.QPS, config.Burst = kubeQPS, kubeBurst
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("make the Kubernetes client: %w", err)
+	}
+	return client, nil
+}

@@ -1,0 +1,82 @@
+// Package lifecycle declares the life of a mount as one table of states and
+// the transitions between them. It does no I/O; docs/mount-states.md draws it.
+package lifecycle
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+)
+
+// State is where a mount is in its life. The strings are stored on disk.
+type State string
+
+// The states.
+const (
+	// Pending is recorded and nothing else.
+	Pending State = "Pending"
+	// Starting makes the kernel mount and its first client. Nobody uses the
+	// mount yet, so a restart of the mount manager begins it anew.
+	Starting State = "Starting"
+	// Serving has a client that answers.
+	Serving State = "Serving"
+	// HandingOver has a planned successor that takes the connection over.
+	HandingOver State = "HandingOver"
+	// Recovering has lost its client without warning and starts another.
+	Recovering State = "Recovering"
+	// Draining has no reference left and is being taken away.
+	Draining State = "Draining"
+	// Lost has a connection that nobody holds any more.
+	Lost State = "Lost"
+	// Failed could not start its first client.
+	Failed State = "Failed"
+	// Gone is taken away; its record is removed.
+	Gone State = "Gone"
+)
+
+// transitions is the table: from a state to all that may follow it.
+func transitions() map[State][]State {
+	return map[State][]State{
+		Pending:     {Starting, Failed, Gone},
+		Starting:    {Serving, Failed},
+		Serving:     {HandingOver, Recovering, Draining, Lost},
+		HandingOver: {Serving, Recovering, Lost},
+		Recovering:  {Serving, Lost},
+		Draining:    {Gone},
+		Lost:        {Draining},
+		Failed:      {Gone},
+		Gone:        nil,
+	}
+}
+
+// States lists every state.
+func States() []State {
+	return []State{Pending, Starting, Serving, HandingOver, Recovering, Draining, Lost, Failed, Gone}
+}
+
+// Check fails with errdefs.ErrFailedPrecondition unless to may follow from.
+func Check(from, to State) error {
+	for _, next := range transitions()[from] {
+		if next == to {
+			return nil
+		}
+	}
+	return fmt.Errorf("mount state %s cannot become %s: %w", from, to, errdefs.ErrFailedPrecondition)
+}
+
+// Shareable is true in the states in which a further target may join.
+func (s State) Shareable() bool {
+	switch s {
+	case Pending, Starting, Serving, HandingOver, Recovering:
+		return true
+	case Draining, Lost, Failed, Gone:
+		return false
+	default:
+		return false
+	}
+}
+
+// Ended is true in the states that no client will ever serve again.
+func (s State) Ended() bool {
+	return s == Draining || s == Lost || s == Failed || s == Gone
+}

@@ -1,0 +1,206 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/juicefs-csi/driver/libs/volume"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// podTimeout bounds the time from creating a mount pod until its jfs-launch
+// greets: an image may have to be pulled.
+const podTimeout = 90 * time.Second
+
+// mountPodUID is who mount pods run as.
+const mountPodUID = 0
+
+// clientStart is one start of a client in a new mount pod.
+type clientStart struct {
+	settings volume.Settings
+	start    *launchv1.Start
+	fuse     *os.File
+	state    launcher.State
+	// successor records the client beside the serving one instead of as it.
+	successor bool
+}
+
+// runningClient is a client whose jfs-launch we speak to.
+type runningClient struct {
+	store.Client
+	session *launcher.Session
+}
+
+// launch makes a mount pod and starts the client in it. It returns when the
+// client is being started; await tells how that went. On failure the pod is
+// deleted.
+func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, error) {
+	record := m.snapshot()
+	client := store.Client{
+		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
+		Image:   s.settings.Pod.Image, StartedAt: time.Now().UTC(),
+	}
+	if err := m.recordClient(client, s.successor); err != nil {
+		return nil, err
+	}
+	spec := mountpod.Spec{
+		Name: client.PodName, Namespace: m.manager.Pods.Namespace(), Node: m.manager.options.Node, MountID: m.id,
+		LauncherDir: m.manager.options.LauncherDir, Settings: s.settings, Targets: targets(record),
+	}
+	pod, err := mountpod.Build(spec)
+	if err != nil {
+		return nil, err
+	}
+	if client.PodUID, err = m.manager.Pods.Create(ctx, pod); err != nil {
+		return nil, err
+	}
+	session, err := m.startIn(ctx, client, s)
+	if err != nil {
+		return nil, errors.Join(err, m.deletePod(client, 0))
+	}
+	return &runningClient{Client: client, session: session}, nil
+}
+
+func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart) (*launcher.Session, error) {
+	if err := m.recordClient(client, s.successor); err != nil {
+		return nil, err
+	}
+	session, err := m.greet(ctx, client.PodUID)
+	if err != nil {
+		return nil, err
+	}
+	s.start.Spec = s.settings.LaunchSpec(m.id, m.snapshot().MountPath)
+	if err := session.Start(ctx, s.start, s.fuse, s.state); err != nil {
+		session.Close()
+		return nil, fmt.Errorf("start client: %w", err)
+	}
+	return session, nil
+}
+
+func (m *mount) recordClient(client store.Client, successor bool) error {
+	return m.update(func(r *store.Record) error {
+		if successor {
+			r.Successor = &client
+		} else {
+			r.Client = client
+		}
+		return nil
+	})
+}
+
+// greet waits for the pod's jfs-launch, or until the pod can never run.
+func (m *mount) greet(ctx context.Context, podUID string) (*launcher.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, podTimeout)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() { failed <- m.awaitPodFailure(ctx, podUID, cancel) }()
+	session, err := launcher.Connect(ctx, m.manager.options.podsDir(), podUID, mountPodUID)
+	cancel()
+	if failure := <-failed; failure != nil && err != nil {
+		return nil, failure
+	}
+	return session, err
+}
+
+// awaitPodFailure calls cancel and returns the cause when the pod fails; nil
+// when ctx ends first.
+func (m *mount) awaitPodFailure(ctx context.Context, podUID string, cancel func()) error {
+	for {
+		state, changed := m.pod(podUID)
+		if state.gone && state.failure == nil {
+			state.failure = fmt.Errorf("mount pod was deleted while it started: %w", errdefs.ErrUnavailable)
+		}
+		if state.failure != nil {
+			cancel()
+			return state.failure
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// await waits for the client to reach a state: waiting for its state, or
+// serving. It returns the settings bytes when it serves, which may be empty.
+func (c *runningClient) await(ctx context.Context, waiting bool) ([]byte, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("client of mount pod %s does not serve: %w", c.PodName, ctx.Err())
+		case event, open := <-c.session.Events():
+			if !open {
+				return nil, fmt.Errorf("mount pod %s ended while its client started: %w", c.PodName, errdefs.ErrUnavailable)
+			}
+			switch {
+			case event.GetServing() != nil:
+				return event.GetServing().GetSettings(), nil
+			case event.GetWaiting() != nil && waiting:
+				return nil, nil
+			}
+			if err := startFailure(event); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// startFailure is the error that an event means for a start; nil for the
+// others.
+func startFailure(event *launchv1.Event) error {
+	if stage := event.GetStageEnded(); stage != nil && !stage.GetSucceeded() {
+		return fmt.Errorf("juicefs %s failed: %s: %w", stage.GetName(), describe(stage.GetExit()), errdefs.ErrFailedPrecondition)
+	}
+	if ended := event.GetClientEnded(); ended != nil && !ended.GetRestarting() {
+		return fmt.Errorf("juicefs mount failed: %s: %w", describe(ended.GetExit()), errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// describe tells how a process ended, in one line that fits an event.
+func describe(exit *launchv1.ExitStatus) string {
+	var parts []string
+	switch {
+	case exit.GetError() != "":
+		parts = append(parts, exit.GetError())
+	case exit.GetSignal() != 0:
+		parts = append(parts, fmt.Sprintf("killed by signal %d", exit.GetSignal()))
+	default:
+		parts = append(parts, fmt.Sprintf("exit code %d", exit.GetCode()))
+	}
+	if lines := exit.GetStderr(); len(lines) > 0 {
+		parts = append(parts, strings.Join(lines, "; "))
+	}
+	return strings.Join(parts, ": ")
+}
+
+// deleteTimeout bounds the deletion of a pod, which must not depend on the
+// context of a caller that has given up.
+const deleteTimeout = 15 * time.Second
+
+func (m *mount) deletePod(client store.Client, grace time.Duration) error {
+	if client.PodName == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+	defer cancel()
+	return m.manager.Pods.Delete(ctx, client.PodName, client.PodUID, grace)
+}
+
+func targets(record store.Record) []string {
+	paths := make([]string, 0, len(record.References))
+	for _, reference := range record.References {
+		paths = append(paths, reference.TargetPath)
+	}
+	return paths
+}

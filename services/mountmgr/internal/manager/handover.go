@@ -1,0 +1,156 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+const (
+	// successorTimeout bounds the preparation of a successor, during which
+	// the old client serves.
+	successorTimeout = 100 * time.Second
+	// handOffTimeout is how long the old client may take to stop at a request
+	// boundary; it gives up by itself after 10 s.
+	handOffTimeout = 15 * time.Second
+)
+
+// handOver replaces a client whose end is planned: the successor has
+// everything open before the old one is told to stop, so that applications
+// wait only for the state to be passed on.
+func (m *mount) handOver(ctx context.Context) error {
+	if err := m.dropSuccessor(); err != nil {
+		return err
+	}
+	if m.session == nil {
+		session, err := m.reconnect(ctx, m.snapshot().Client)
+		if err != nil {
+			return m.transition(lifecycle.Recovering, "MountPodGone", err.Error())
+		}
+		m.setSession(session)
+	}
+	successor, err := m.prepareSuccessor(ctx)
+	if err != nil {
+		return m.keepOld(ctx, err)
+	}
+	return m.passOn(ctx, successor)
+}
+
+// dropSuccessor removes what an interrupted hand-over has left.
+func (m *mount) dropSuccessor() error {
+	left := m.snapshot().Successor
+	if left == nil {
+		return nil
+	}
+	if err := m.deletePod(*left, 0); err != nil {
+		return err
+	}
+	return m.update(func(r *store.Record) error { r.Successor = nil; return nil })
+}
+
+// prepareSuccessor starts a client that waits for its state.
+func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
+	ctx, cancel := context.WithTimeout(ctx, successorTimeout)
+	defer cancel()
+	settings, err := m.settings()
+	if err != nil {
+		return nil, err
+	}
+	request, fuse, err := m.manager.Vault.Get(ctx, m.id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = fuse.Close() }()
+	successor, err := m.launch(ctx, clientStart{
+		settings: settings, fuse: fuse, successor: true,
+		start: &launchv1.Start{
+			Settings: request, SessionId: m.snapshot().Client.SessionID, WaitForRelease: true, SkipStages: true,
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := successor.await(ctx, true); err != nil {
+		successor.session.Close()
+		return nil, errors.Join(err, m.deletePod(successor.Client, 0))
+	}
+	return successor, nil
+}
+
+// keepOld goes on with the old client when no successor could be prepared;
+// while its pod still stands, that is tried again.
+func (m *mount) keepOld(ctx context.Context, cause error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	state, _ := m.pod(m.snapshot().Client.PodUID)
+	if state.gone || state.failure != nil {
+		return m.transition(lifecycle.Recovering, "MountPodGone", cause.Error())
+	}
+	return fmt.Errorf("prepare successor: %w", cause)
+}
+
+// passOn lets the old client go and the successor serve. Applications wait
+// from the first line to the last.
+func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
+	began := time.Now()
+	record := m.snapshot()
+	stopWaking, err := m.manager.Prober.Wake(ctx, record.MountPath)
+	if err != nil {
+		return err
+	}
+	state, err := m.session.HandOff(ctx, handOffTimeout)
+	stopWaking()
+	if errors.Is(err, context.DeadlineExceeded) {
+		// The old client serves on; its pod will be killed by kubelet, which
+		// is a recovery then.
+		successor.session.Close()
+		return errors.Join(err, m.dropSuccessor())
+	}
+	if err != nil {
+		m.log.WarnContext(ctx, "old client gave no state", logkeys.Error, err)
+	}
+	if err := m.letServe(ctx, successor, record.Client.SessionID, state); err != nil {
+		return m.rescue(ctx, successor, state, err)
+	}
+	m.log.InfoContext(ctx, "handed over", logkeys.Duration, time.Since(began), logkeys.Pod, successor.PodName)
+	m.setSession(successor.session)
+	if err := m.identify(ctx, successor.Client); err != nil {
+		return err
+	}
+	if err := m.transition(lifecycle.Serving, "", ""); err != nil {
+		return err
+	}
+	return m.deletePod(record.Client, 0)
+}
+
+func (m *mount) letServe(ctx context.Context, successor *runningClient, sessionID uint64, state launcher.State) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := successor.session.Release(ctx, sessionID, state); err != nil {
+		return err
+	}
+	_, err := successor.await(ctx, false)
+	return err
+}
+
+// rescue starts another client with the state that the successor failed to
+// take up.
+func (m *mount) rescue(ctx context.Context, failed *runningClient, state launcher.State, cause error) error {
+	m.log.WarnContext(ctx, "successor does not serve", logkeys.Pod, failed.PodName, logkeys.Error, cause)
+	failed.session.Close()
+	if err := m.dropSuccessor(); err != nil {
+		return err
+	}
+	if err := m.replaceClient(ctx, state); err != nil {
+		return errors.Join(cause, err, m.transition(lifecycle.Recovering, "SuccessorFailed", cause.Error()))
+	}
+	return m.transition(lifecycle.Serving, "", "")
+}

@@ -1,0 +1,388 @@
+// Package manager makes, shares, watches, repairs and removes the JuiceFS
+// mounts of one node. Each mount has a goroutine of its own that walks it
+// through package lifecycle; the manager finds the mount that a target wants.
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// Options are the fixed facts of the node and the installation.
+type Options struct {
+	Node string
+	// NodeLabels are what mountPodPatch node selectors look at.
+	NodeLabels map[string]string
+	// KubeletDir bounds target paths.
+	KubeletDir string
+	// LauncherDir is the host directory that holds jfs-launch.
+	LauncherDir string
+	// BootID names this boot of the kernel: no mount survives it.
+	BootID string
+	// KernelRelease is part of what decides the INIT request of a connection.
+	KernelRelease string
+	Defaults      volume.Defaults
+	// Config returns the present configuration of the driver.
+	Config func() (volume.Config, error)
+}
+
+// Parts are what the manager works with; it owns none of them.
+type Parts struct {
+	Store   *store.Store
+	Secrets *store.Secrets
+	Vault   *custody.Client
+	Pods    *mountpod.Pods
+	Prober  *probe.Prober
+	Log     *slog.Logger
+}
+
+// Manager is safe for concurrent use.
+type Manager struct {
+	Parts
+	options Options
+	watch   *broadcaster
+
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	mounts map[string]*mount
+	// busy are the targets that a call works on.
+	busy map[string]bool
+	// lifetime is the context of the mounts' goroutines; nil before Run.
+	lifetime context.Context //nolint:containedctx // It is the life of goroutines that a call starts but must not end.
+}
+
+// New returns a manager without mounts; Run brings the recorded ones back.
+func New(options Options, parts Parts) *Manager {
+	return &Manager{
+		Parts: parts, options: options, watch: newBroadcaster(),
+		mounts: make(map[string]*mount), busy: make(map[string]bool),
+	}
+}
+
+// PublishRequest asks for a volume at a target.
+type PublishRequest struct {
+	VolumeID     string
+	TargetPath   string
+	Attributes   map[string]string
+	Secret       map[string]string
+	MountOptions []string
+	ReadOnly     bool
+	Pod          store.Pod
+}
+
+// Publish makes the volume visible at the target and blocks until a client
+// serves it. It returns the mount, and whether it was made for this call.
+func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Record, bool, error) {
+	if err := m.checkTarget(request.TargetPath); err != nil {
+		return store.Record{}, false, err
+	}
+	unlock, err := m.lockTarget(request.TargetPath)
+	if err != nil {
+		return store.Record{}, false, err
+	}
+	defer unlock()
+	reference := store.Reference{
+		VolumeID: request.VolumeID, TargetPath: request.TargetPath, ReadOnly: request.ReadOnly,
+		Pod: request.Pod, Since: time.Now().UTC(),
+	}
+	served, created, err := m.acquire(request, reference)
+	if err != nil {
+		return store.Record{}, false, err
+	}
+	record, err := m.show(ctx, served, reference)
+	if err != nil {
+		m.release(served, request.TargetPath)
+		return store.Record{}, false, err
+	}
+	served.mirrorReferences(request.TargetPath)
+	return record, created, nil
+}
+
+// show waits until the mount serves and attaches the target to it.
+func (m *Manager) show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
+	record, err := served.awaitServing(ctx)
+	if err != nil {
+		return store.Record{}, err
+	}
+	err = kernelmount.Attach(record.MountPath, record.DeviceMinor, reference.TargetPath, reference.ReadOnly)
+	return record, err
+}
+
+// release drops a reference whose target could not be attached.
+func (m *Manager) release(served *mount, target string) {
+	if err := served.dropReference(target); err != nil {
+		m.Log.Error("drop reference", logkeys.MountID, served.id, logkeys.TargetPath, target, logkeys.Error, err)
+	}
+}
+
+// acquire finds or makes the mount and records the reference with it.
+func (m *Manager) acquire(request PublishRequest, reference store.Reference) (*mount, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lifetime == nil {
+		return nil, false, fmt.Errorf("mount manager is starting: %w", errdefs.ErrUnavailable)
+	}
+	if held := m.byTarget(reference.TargetPath); held != nil {
+		return m.again(held, reference)
+	}
+	inputs, err := m.inputs(request)
+	if err != nil {
+		return nil, false, err
+	}
+	settings, err := volume.Resolve(inputs)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, candidate := range m.mounts {
+		joined, err := candidate.join(settings, reference)
+		if err != nil || joined {
+			return candidate, false, err
+		}
+	}
+	made, err := m.create(inputs, settings, reference)
+	return made, true, err
+}
+
+// again answers a call for a target that has a reference: kubelet repeats
+// calls, and must never get a running pod's volume changed by that.
+func (m *Manager) again(held *mount, reference store.Reference) (*mount, bool, error) {
+	for _, existing := range held.snapshot().References {
+		if existing.TargetPath == reference.TargetPath && existing.VolumeID != reference.VolumeID {
+			return nil, false, fmt.Errorf("target_path %s shows volume %s already: unpublish it first: %w",
+				reference.TargetPath, existing.VolumeID, errdefs.ErrAlreadyExists)
+		}
+	}
+	return held, false, nil
+}
+
+func (m *Manager) inputs(request PublishRequest) (volume.Inputs, error) {
+	config, err := m.options.Config()
+	if err != nil {
+		return volume.Inputs{}, fmt.Errorf("driver configuration: %w", err)
+	}
+	return volume.Inputs{
+		VolumeID: request.VolumeID, Attributes: request.Attributes, MountOptions: request.MountOptions,
+		ReadOnly: request.ReadOnly, Secret: request.Secret,
+		Node:   volume.Object{Name: m.options.Node, Labels: m.options.NodeLabels},
+		App:    volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name},
+		Config: config, Defaults: m.options.Defaults,
+	}, nil
+}
+
+// create records a new mount and starts its goroutine. It runs under m.mu.
+func (m *Manager) create(inputs volume.Inputs, settings volume.Settings, reference store.Reference) (*mount, error) {
+	id := randomID()
+	if err := m.Secrets.Put(id, inputs.Secret); err != nil {
+		return nil, err
+	}
+	inputs.Secret = nil
+	now := time.Now().UTC()
+	record := store.Record{
+		ID: id, State: lifecycle.Pending, StateSince: now, CreatedAt: now, BootID: m.options.BootID,
+		Inputs: inputs, UniqueID: settings.UniqueID, ShareMode: settings.ShareMode, SettingsHash: settings.Hash,
+		FileSystem: settings.FileSystem, ReadOnly: settings.ReadOnly, BindPath: settings.BindPath,
+		MountPath:  filepath.Join(m.options.Defaults.MountRoot, pathName(settings.UniqueID)+"-"+randomSuffix()),
+		References: []store.Reference{reference},
+	}
+	if err := m.Store.PutMount(record); err != nil {
+		return nil, errors.Join(err, m.Secrets.Delete(id))
+	}
+	made := newMount(m, record)
+	m.adopt(made)
+	return made, nil
+}
+
+// adopt takes a mount in and runs it. It runs under m.mu.
+func (m *Manager) adopt(made *mount) {
+	m.mounts[made.id] = made
+	m.watch.changed(made.snapshot())
+	lifetime := m.lifetime
+	m.running.Go(func() {
+		made.run(lifetime)
+		if record := made.snapshot(); record.State == lifecycle.Gone {
+			m.mu.Lock()
+			delete(m.mounts, made.id)
+			m.mu.Unlock()
+		}
+	})
+}
+
+// Unpublish detaches the target and drops its reference. It never waits for a
+// client. An unknown target is no error.
+func (m *Manager) Unpublish(_ context.Context, target string) error {
+	if err := m.checkTarget(target); err != nil {
+		return err
+	}
+	unlock, err := m.lockTarget(target)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := kernelmount.Remove(target); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	held := m.byTarget(target)
+	m.mu.Unlock()
+	if held == nil {
+		return nil
+	}
+	if err := held.dropReference(target); err != nil {
+		return err
+	}
+	held.mirrorReferences(target)
+	return nil
+}
+
+// Usage reads statfs through a probe process. errdefs.ErrNotFound for a path
+// that is no target; context.DeadlineExceeded when the client does not answer.
+func (m *Manager) Usage(ctx context.Context, volumeID, path string) (probe.Usage, error) {
+	m.mu.Lock()
+	held := m.byTarget(path)
+	m.mu.Unlock()
+	if held == nil {
+		return probe.Usage{}, fmt.Errorf("volume %s is not published at %s: %w", volumeID, path, errdefs.ErrNotFound)
+	}
+	return m.Prober.Usage(ctx, path)
+}
+
+// Get returns a mount by id.
+func (m *Manager) Get(id string) (store.Record, error) {
+	m.mu.Lock()
+	found := m.mounts[id]
+	m.mu.Unlock()
+	if found == nil {
+		return store.Record{}, fmt.Errorf("mount %s: %w", id, errdefs.ErrNotFound)
+	}
+	return found.snapshot(), nil
+}
+
+// List returns all mounts in the order of their ids.
+func (m *Manager) List() []store.Record {
+	records := make([]store.Record, 0)
+	for _, each := range m.all() {
+		records = append(records, each.snapshot())
+	}
+	sort.Slice(records, func(i, j int) bool { return records[i].ID < records[j].ID })
+	return records
+}
+
+// Ready fails with errdefs.ErrUnavailable until Run has taken custody of all
+// recorded mounts.
+func (m *Manager) Ready() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lifetime == nil {
+		return fmt.Errorf("mount manager is starting: %w", errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
+func (m *Manager) all() []*mount {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]*mount, 0, len(m.mounts))
+	for _, each := range m.mounts {
+		all = append(all, each)
+	}
+	return all
+}
+
+// byTarget runs under m.mu.
+func (m *Manager) byTarget(target string) *mount {
+	for _, candidate := range m.mounts {
+		if candidate.references(target) {
+			return candidate
+		}
+	}
+	return nil
+}
+
+// podChanged tells the mount that a pod belongs to. A pod of no mount is a
+// left-over of ours and is deleted.
+func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
+	id := pod.Labels[mountpod.MountIDLabel]
+	if id == "" {
+		return // A mount pod of the existing driver.
+	}
+	m.mu.Lock()
+	owner := m.mounts[id]
+	m.mu.Unlock()
+	if owner != nil {
+		owner.podChanged(pod)
+		return
+	}
+	if pod.DeletionTimestamp == nil {
+		if err := m.Pods.Delete(ctx, pod.Name, string(pod.UID), 0); err != nil {
+			m.Log.WarnContext(ctx, "delete stray mount pod", logkeys.Pod, pod.Name, logkeys.Error, err)
+		}
+	}
+}
+
+func (m *Manager) podRemoved(pod *corev1.Pod) {
+	m.mu.Lock()
+	owner := m.mounts[pod.Labels[mountpod.MountIDLabel]]
+	m.mu.Unlock()
+	if owner != nil {
+		owner.podRemoved(string(pod.UID))
+	}
+}
+
+func (m *Manager) checkTarget(target string) error {
+	root := strings.TrimSuffix(m.options.KubeletDir, "/") + "/"
+	switch {
+	case target == "":
+		return fmt.Errorf("target_path is empty: %w", errdefs.ErrInvalidArgument)
+	case !filepath.IsAbs(target), filepath.Clean(target) != target, slices.Contains(strings.Split(target, "/"), ".."):
+		return fmt.Errorf("target_path %s is not an absolute, clean path: %w", target, errdefs.ErrInvalidArgument)
+	case !strings.HasPrefix(target, root):
+		return fmt.Errorf("target_path %s is not below the kubelet directory %s: set --kubelet-dir to what kubelet uses: %w",
+			target, m.options.KubeletDir, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+func (m *Manager) lockTarget(target string) (func(), error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.busy[target] {
+		return nil, fmt.Errorf("another call works on target_path %s: %w", target, errdefs.ErrAborted)
+	}
+	m.busy[target] = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.busy, target)
+	}, nil
+}
+
+// BootID reads the name of this boot of the kernel.
+func BootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}

@@ -1,0 +1,331 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// retryInterval paces a step that failed for a cause that may pass.
+const retryInterval = time.Second
+
+// mount is one FUSE connection. Its goroutine, run, is the only one that moves
+// it from state to state; others read its record, add and drop references, and
+// tell it of pod events.
+type mount struct {
+	manager *Manager
+	id      string
+	log     *slog.Logger
+
+	// session is the connection to the serving client's jfs-launch; only run
+	// uses it. nil while there is none.
+	session *launcher.Session
+	// sessions hands the session to whoever refills the vault.
+	sessions sessionSlot
+
+	// wake tells run that references or pods have changed.
+	wake chan struct{}
+
+	mu     sync.Mutex
+	record store.Record
+	// failure is the cause of a mount that ended before it served.
+	failure error
+	// changed is closed and replaced at every change of the record.
+	changed chan struct{}
+	// pods are what the API server last said of this mount's pods, by uid.
+	pods map[string]podState
+}
+
+// podState is what matters of a mount pod's status.
+type podState struct {
+	deleting bool
+	gone     bool
+	// failure says why the pod will never run; nil while it may.
+	failure error
+}
+
+func newMount(manager *Manager, record store.Record) *mount {
+	return &mount{
+		manager: manager, id: record.ID, record: record,
+		log:     manager.Log.With(logkeys.MountID, record.ID, logkeys.UniqueID, record.UniqueID),
+		wake:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+		pods:    make(map[string]podState),
+	}
+}
+
+// run walks the mount through its life until it is gone or ctx ends. Ending
+// ctx leaves everything as it is, for the next mount manager to go on with.
+func (m *mount) run(ctx context.Context) {
+	defer m.closeSession()
+	for ctx.Err() == nil {
+		state := m.snapshot().State
+		step, ok := m.steps()[state]
+		if !ok {
+			return
+		}
+		if err := step(ctx); err != nil && ctx.Err() == nil {
+			m.log.ErrorContext(ctx, "step failed", logkeys.State, state, logkeys.Error, err)
+			m.pause(ctx, retryInterval)
+		}
+	}
+}
+
+// steps is what run does in each state. A step returns after it has moved the
+// mount on, or with an error to be called again.
+func (m *mount) steps() map[lifecycle.State]func(context.Context) error {
+	return map[lifecycle.State]func(context.Context) error{
+		lifecycle.Pending:     m.begin,
+		lifecycle.Starting:    m.start,
+		lifecycle.Serving:     m.serve,
+		lifecycle.HandingOver: m.handOver,
+		lifecycle.Recovering:  m.recover,
+		lifecycle.Lost:        m.abandon,
+		lifecycle.Draining:    m.drain,
+		lifecycle.Failed:      m.discard,
+	}
+}
+
+func (m *mount) begin(context.Context) error { return m.transition(lifecycle.Starting, "", "") }
+
+func (m *mount) pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// snapshot returns a copy of the record.
+func (m *mount) snapshot() store.Record {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.record.Clone()
+}
+
+// transition persists the new state before anything is done about it.
+func (m *mount) transition(to lifecycle.State, reason, message string) error {
+	return m.update(func(r *store.Record) error {
+		if err := lifecycle.Check(r.State, to); err != nil {
+			return err
+		}
+		m.log.Info("state", logkeys.State, string(to), logkeys.Reason, reason, "message", message)
+		r.State, r.StateSince, r.Reason, r.Message = to, time.Now().UTC(), reason, message
+		return nil
+	})
+}
+
+// update changes the record: on disk first, in memory when that succeeded.
+func (m *mount) update(change func(*store.Record) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := m.record.Clone()
+	if err := change(&next); err != nil {
+		return err
+	}
+	if next.State == lifecycle.Gone {
+		if err := m.manager.Store.DeleteMount(m.id); err != nil {
+			return err
+		}
+	} else if err := m.manager.Store.PutMount(next); err != nil {
+		return err
+	}
+	m.record = next
+	close(m.changed)
+	m.changed = make(chan struct{})
+	m.manager.watch.changed(next.Clone())
+	m.poke()
+	return nil
+}
+
+// poke wakes run without blocking.
+func (m *mount) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// awaitServing waits until a client serves, the mount has failed, or ctx ends;
+// the mount goes on starting when only the caller's patience has ended.
+func (m *mount) awaitServing(ctx context.Context) (store.Record, error) {
+	for {
+		m.mu.Lock()
+		record, changed, failure := m.record.Clone(), m.changed, m.failure
+		m.mu.Unlock()
+		switch {
+		case record.State == lifecycle.Serving, record.State == lifecycle.HandingOver, record.State == lifecycle.Recovering:
+			return record, nil // A request meets a stall at the worst, as for running applications.
+		case failure != nil:
+			return store.Record{}, failure
+		case record.State.Ended():
+			return store.Record{}, fmt.Errorf("mount %s ended while it was wanted: %w", m.id, errdefs.ErrUnavailable)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return store.Record{}, fmt.Errorf("volume is not mounted yet (%s %s): %w", record.State, record.Message, ctx.Err())
+		}
+	}
+}
+
+// join records the reference when the mount has these settings and may take
+// another target. It reports whether it did.
+func (m *mount) join(settings volume.Settings, reference store.Reference) (bool, error) {
+	joined := false
+	err := m.update(func(r *store.Record) error {
+		if !r.State.Shareable() || r.UniqueID != settings.UniqueID || r.SettingsHash != settings.Hash {
+			return errUnchanged
+		}
+		r.References = append(r.References, reference)
+		joined = true
+		return nil
+	})
+	if errors.Is(err, errUnchanged) {
+		return false, nil
+	}
+	return joined, err
+}
+
+// errUnchanged makes update leave everything as it is.
+var errUnchanged = errors.New("unchanged")
+
+func (m *mount) references(target string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.record.References, func(r store.Reference) bool { return r.TargetPath == target })
+}
+
+// dropReference forgets a target; run takes the mount away with the last one.
+func (m *mount) dropReference(target string) error {
+	err := m.update(func(r *store.Record) error {
+		if r.State == lifecycle.Gone {
+			return errUnchanged
+		}
+		r.References = slices.DeleteFunc(r.References, func(held store.Reference) bool { return held.TargetPath == target })
+		return nil
+	})
+	if errors.Is(err, errUnchanged) {
+		return nil
+	}
+	return err
+}
+
+// mirrorTimeout bounds the mirroring of one reference.
+const mirrorTimeout = 30 * time.Second
+
+// mirrorReferences copies one target's reference to the mount pod, where
+// people and other tools look for it. It does not block: the store is the
+// truth.
+func (m *mount) mirrorReferences(target string) {
+	record := m.snapshot()
+	if record.Client.PodName == "" {
+		return
+	}
+	var value *string
+	if slices.ContainsFunc(record.References, func(r store.Reference) bool { return r.TargetPath == target }) {
+		if len(record.References) == 1 && record.Client.StartedAt.After(record.References[0].Since) {
+			return // The pod was made with it.
+		}
+		value = &target
+	} else if len(record.References) == 0 {
+		return // The pod goes.
+	}
+	m.manager.running.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), mirrorTimeout)
+		defer cancel()
+		err := m.manager.Pods.Annotate(ctx, record.Client.PodName, map[string]*string{mountpod.ReferenceKey(target): value})
+		if err != nil {
+			m.log.Warn("mirror reference", logkeys.TargetPath, target, logkeys.Error, err)
+		}
+	})
+}
+
+func (m *mount) podChanged(pod *corev1.Pod) {
+	state := podState{deleting: pod.DeletionTimestamp != nil}
+	if reason, message := mountpod.Failure(pod); reason != "" {
+		state.failure = fmt.Errorf("mount pod %s/%s: %s: %s: %w", pod.Namespace, pod.Name, reason, message, errdefs.ErrFailedPrecondition)
+	}
+	m.setPod(string(pod.UID), state)
+}
+
+func (m *mount) podRemoved(uid string) { m.setPod(uid, podState{deleting: true, gone: true}) }
+
+func (m *mount) setPod(uid string, state podState) {
+	m.mu.Lock()
+	m.pods[uid] = state
+	close(m.changed)
+	m.changed = make(chan struct{})
+	m.mu.Unlock()
+	m.poke()
+}
+
+// pod returns what is known of a pod, and a channel that closes at the next
+// change of anything.
+func (m *mount) pod(uid string) (podState, <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.pods[uid], m.changed
+}
+
+// settings resolves the settings again from what they were first resolved
+// from, so that a mount that is made again is the same mount.
+func (m *mount) settings() (volume.Settings, error) {
+	inputs := m.snapshot().Inputs
+	secret, err := m.manager.Secrets.Get(m.id)
+	if err != nil {
+		return volume.Settings{}, err
+	}
+	inputs.Secret = secret
+	return volume.Resolve(inputs)
+}
+
+func (m *mount) closeSession() {
+	m.sessions.set(nil)
+	if m.session != nil {
+		m.session.Close()
+		m.session = nil
+	}
+}
+
+// setSession makes session the serving client's.
+func (m *mount) setSession(session *launcher.Session) {
+	if m.session != nil && m.session != session {
+		m.session.Close()
+	}
+	m.session = session
+	m.sessions.set(session)
+}
+
+// sessionSlot shares a session between goroutines.
+type sessionSlot struct {
+	mu      sync.Mutex
+	session *launcher.Session
+}
+
+func (s *sessionSlot) set(session *launcher.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session = session
+}
+
+func (s *sessionSlot) get() *launcher.Session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.session
+}

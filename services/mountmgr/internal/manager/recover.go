@@ -1,0 +1,182 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+const (
+	// restartTimeout is how long jfs-launch may take to restart a client.
+	restartTimeout = 10 * time.Second
+	// recoverTimeout bounds a recovery. A connection that nobody serves turns
+	// errors into hangs, so it is aborted then.
+	recoverTimeout = 3 * time.Minute
+)
+
+// recover replaces a client that is gone without warning.
+func (m *mount) recover(ctx context.Context) error {
+	if m.session != nil && m.restartedInPlace(ctx) {
+		return m.recovered()
+	}
+	m.closeSession()
+	recoverCtx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	for {
+		err := m.replaceClient(recoverCtx, nil)
+		switch {
+		case err == nil:
+			return m.recovered()
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errdefs.IsNotFound(err):
+			return m.transition(lifecycle.Lost, "DescriptorLost", err.Error())
+		case recoverCtx.Err() != nil:
+			return m.transition(lifecycle.Lost, "RecoveryFailed", err.Error())
+		}
+		m.log.WarnContext(ctx, "client not replaced yet", logkeys.Error, err)
+		m.pause(recoverCtx, retryInterval)
+	}
+}
+
+func (m *mount) recovered() error {
+	if err := m.update(func(r *store.Record) error { r.Recoveries++; return nil }); err != nil {
+		return err
+	}
+	return m.transition(lifecycle.Serving, "", "")
+}
+
+// restartedInPlace waits for jfs-launch to restart its client.
+func (m *mount) restartedInPlace(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, restartTimeout)
+	defer cancel()
+	if m.session.Status().GetState() == launchv1.Status_STATE_HANDED_OFF {
+		return false
+	}
+	client := &runningClient{Client: m.snapshot().Client, session: m.session}
+	if _, err := client.await(ctx, false); err != nil {
+		m.log.WarnContext(ctx, "client not restarted in its mount pod", logkeys.Error, err)
+		return false
+	}
+	return m.identify(ctx, client.Client) == nil
+}
+
+// replaceClient starts a client in a new mount pod on the vault's descriptor.
+// state is what the old one has left behind, nil when it was killed.
+// errdefs.ErrNotFound when nobody holds the descriptor.
+func (m *mount) replaceClient(ctx context.Context, state launcher.State) error {
+	settings, err := m.settings()
+	if err != nil {
+		return err
+	}
+	request, fuse, err := m.manager.Vault.Get(ctx, m.id)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = fuse.Close() }()
+	old := m.snapshot().Client
+	client, err := m.launch(ctx, clientStart{
+		settings: settings, fuse: fuse, state: state, successor: true,
+		start: &launchv1.Start{Settings: request, SessionId: old.SessionID, SkipStages: true},
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := client.await(ctx, false); err != nil {
+		client.session.Close()
+		return errors.Join(err, m.deletePod(client.Client, 0))
+	}
+	m.setSession(client.session)
+	if err := m.identify(ctx, client.Client); err != nil {
+		return err
+	}
+	return m.deletePod(old, 0)
+}
+
+// abandon ends a connection that nobody can serve any more, so that whoever
+// waits for it gets an error instead of a hang. Its targets stay attached and
+// answer with errors until kubelet unpublishes them.
+func (m *mount) abandon(ctx context.Context) error {
+	record := m.snapshot()
+	m.closeSession()
+	if err := kernelmount.Abort(record.DeviceMinor); err != nil {
+		return err
+	}
+	if len(record.References) == 0 {
+		return m.transition(lifecycle.Draining, "Unused", "")
+	}
+	select {
+	case <-ctx.Done():
+	case <-m.wake:
+	}
+	return ctx.Err()
+}
+
+// drainTimeout is how long a client may take to finish after its mount was
+// taken away.
+const drainTimeout = 60 * time.Second
+
+// drain takes an unused mount away: first the mount point, at which the client
+// finishes by itself, then all that belonged to it.
+func (m *mount) drain(ctx context.Context) error {
+	record := m.snapshot()
+	if m.session == nil {
+		if session, err := m.reconnect(ctx, record.Client); err == nil {
+			m.setSession(session)
+		}
+	}
+	if err := kernelmount.Remove(record.MountPath); err != nil {
+		return err
+	}
+	m.awaitEnd(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	vaultCtx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	err := errors.Join(m.manager.Vault.Remove(vaultCtx, m.id), m.deletePod(record.Client, 0))
+	if record.Successor != nil {
+		err = errors.Join(err, m.deletePod(*record.Successor, 0))
+	}
+	if err == nil {
+		err = m.manager.Secrets.Delete(m.id)
+	}
+	if err != nil {
+		return fmt.Errorf("take the mount away: %w", err)
+	}
+	return m.transition(lifecycle.Gone, record.Reason, "")
+}
+
+// awaitEnd waits until the client has finished, and ends one that does not.
+func (m *mount) awaitEnd(ctx context.Context) {
+	if m.session == nil {
+		return
+	}
+	defer m.closeSession()
+	limit := time.NewTimer(drainTimeout)
+	defer limit.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-limit.C:
+			m.log.WarnContext(ctx, "client did not finish in time and is ended", logkeys.Duration, drainTimeout)
+			_ = m.session.Stop(ctx, 0) // Its pod is deleted next.
+			return
+		case event, open := <-m.session.Events():
+			if !open || event.GetClientEnded() != nil {
+				return
+			}
+		}
+	}
+}

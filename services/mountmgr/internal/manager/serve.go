@@ -1,0 +1,133 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// reconnectTimeout bounds the attempt to reach a jfs-launch that is either
+// listening or dead.
+const reconnectTimeout = 2 * time.Second
+
+// serve watches over a mount whose client serves, until it has to move on.
+func (m *mount) serve(ctx context.Context) error {
+	if m.session == nil {
+		return m.resumeServing(ctx)
+	}
+	for {
+		moved, err := m.decide()
+		if moved || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-m.wake:
+		case event, open := <-m.session.Events():
+			if !open {
+				m.closeSession()
+				return nil // Called again: reconnect or recover.
+			}
+			if moved, err := m.onEvent(event); moved || err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// decide moves a serving mount on when nobody uses it or its pod ends.
+func (m *mount) decide() (bool, error) {
+	drained := false
+	err := m.update(func(r *store.Record) error {
+		if len(r.References) > 0 {
+			return errUnchanged
+		}
+		if err := lifecycle.Check(r.State, lifecycle.Draining); err != nil {
+			return err
+		}
+		r.State, r.StateSince, r.Reason, r.Message = lifecycle.Draining, time.Now().UTC(), "Unused", ""
+		drained = true
+		return nil
+	})
+	if drained || err != nil && !errors.Is(err, errUnchanged) {
+		return drained, err
+	}
+	switch state, _ := m.pod(m.snapshot().Client.PodUID); {
+	case state.gone, state.failure != nil:
+		return true, m.transition(lifecycle.Recovering, "MountPodGone", "the mount pod is gone")
+	case state.deleting:
+		return true, m.transition(lifecycle.HandingOver, "MountPodDeleted", "the mount pod is being deleted")
+	}
+	return false, nil
+}
+
+// onEvent moves a serving mount on when its jfs-launch says so.
+func (m *mount) onEvent(event *launchv1.Event) (bool, error) {
+	switch {
+	case event.GetTerminating() != nil:
+		return true, m.transition(lifecycle.HandingOver, "MountPodDeleted", "the mount pod is being deleted")
+	case event.GetClientEnded() != nil:
+		return true, m.transition(lifecycle.Recovering, "ClientEnded", "juicefs mount ended: "+describe(event.GetClientEnded().GetExit()))
+	}
+	return false, nil
+}
+
+// resumeServing takes up a serving mount again: after a restart of the mount
+// manager, or when the connection to its jfs-launch has broken.
+func (m *mount) resumeServing(ctx context.Context) error {
+	session, err := m.reconnect(ctx, m.snapshot().Client)
+	if err != nil {
+		return m.transition(lifecycle.Recovering, "MountPodGone", err.Error())
+	}
+	m.setSession(session)
+	status := session.Status()
+	switch {
+	case status.GetTerminating():
+		return m.transition(lifecycle.HandingOver, "MountPodDeleted", "the mount pod is being deleted")
+	case status.GetState() != launchv1.Status_STATE_SERVING:
+		return m.transition(lifecycle.Recovering, "ClientEnded", "juicefs mount does not serve")
+	}
+	return m.ensureCustody(ctx)
+}
+
+// ensureCustody returns the descriptor to a vault that was started without it
+// while nobody spoke to this mount's jfs-launch.
+func (m *mount) ensureCustody(ctx context.Context) error {
+	held, err := m.manager.Vault.List(ctx)
+	if err != nil || held[m.id] {
+		return nil //nolint:nilerr // The vault is away; when it is back it is filled again.
+	}
+	return m.keepCustody(ctx)
+}
+
+func (m *mount) reconnect(ctx context.Context, client store.Client) (*launcher.Session, error) {
+	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
+	defer cancel()
+	return launcher.Reconnect(ctx, m.manager.options.podsDir(), client.PodUID, mountPodUID)
+}
+
+// keepCustody deposits the descriptor of this mount in a vault that lost it.
+func (m *mount) keepCustody(ctx context.Context) error {
+	session := m.sessions.get()
+	if session == nil {
+		return nil // Its client is being started; that deposits it.
+	}
+	settings, fuse, err := session.Borrow(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = fuse.Close() }()
+	record := m.snapshot()
+	if len(settings) == 0 {
+		settings = record.InitRequest
+	}
+	m.log.InfoContext(ctx, "descriptor returned to the vault", logkeys.Pod, record.Client.PodName)
+	return m.manager.Vault.Put(ctx, m.id, settings, record.DeviceMinor, fuse)
+}

@@ -1,0 +1,173 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	"github.com/juicefs-csi/driver/libs/volume"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+const (
+	// startTimeout bounds a whole start; kubelet waits 2 minutes.
+	startTimeout = 110 * time.Second
+	// initAttempts is how often a mount is made anew because its first client
+	// returned no usable INIT request. Two of three starts return one.
+	initAttempts = 8
+	// readyTimeout bounds the first answer of a client that has the connection.
+	readyTimeout = 30 * time.Second
+)
+
+// errInitUnknown says that a client serves, but the INIT request of its
+// connection was not learned, so that no successor could take it over.
+var errInitUnknown = errors.New("the client did not tell the connection's INIT request")
+
+// start makes the kernel mount and its first client.
+func (m *mount) start(ctx context.Context) error {
+	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	settings, err := m.settings()
+	for attempt := 0; err == nil; attempt++ {
+		if err = m.undoStart(); err != nil {
+			break
+		}
+		err = m.startOnce(startCtx, settings, attempt == initAttempts-1)
+		if err == nil {
+			return m.transition(lifecycle.Serving, "", "")
+		}
+		if errors.Is(err, errInitUnknown) {
+			m.log.InfoContext(ctx, "starting again", logkeys.Reason, err.Error())
+			err = nil
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // The mount manager ends; the next one starts anew.
+	}
+	return m.fail(err)
+}
+
+// fail remembers the cause for whoever waits, and ends the mount.
+func (m *mount) fail(cause error) error {
+	m.mu.Lock()
+	m.failure = cause
+	m.mu.Unlock()
+	return m.transition(lifecycle.Failed, "StartFailed", cause.Error())
+}
+
+// startOnce makes the kernel mount, deposits its descriptor and starts the
+// client. acceptUnknown keeps a client whose INIT request was not learned.
+func (m *mount) startOnce(ctx context.Context, settings volume.Settings, acceptUnknown bool) error {
+	fuse, minor, err := kernelmount.Mount(m.snapshot().MountPath, settings.Kernel)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = fuse.Close() }()
+	key := m.initKey(settings)
+	known, err := m.manager.Store.InitRequest(key)
+	if err != nil {
+		return err
+	}
+	if err := m.manager.Vault.Put(ctx, m.id, known, minor, fuse); err != nil {
+		return err
+	}
+	if err := m.update(func(r *store.Record) error { r.DeviceMinor = minor; return nil }); err != nil {
+		return err
+	}
+	client, err := m.launch(ctx, clientStart{settings: settings, start: &launchv1.Start{Settings: known}, fuse: fuse})
+	if err != nil {
+		return err
+	}
+	m.setSession(client.session)
+	request, err := client.await(ctx, false)
+	if err != nil {
+		return err
+	}
+	if len(request) == 0 && !acceptUnknown {
+		return errInitUnknown
+	}
+	if err := m.learn(ctx, key, request, minor, fuse); err != nil {
+		return err
+	}
+	return m.identify(ctx, client.Client)
+}
+
+// initKey names what decides the INIT request of a connection.
+func (m *mount) initKey(settings volume.Settings) string {
+	return fmt.Sprintf("%s|%s|writeback_cache=%t", m.manager.options.KernelRelease, settings.Pod.Image, settings.Kernel.WritebackCache)
+}
+
+// learn remembers the INIT request of the connection and of its kind.
+func (m *mount) learn(ctx context.Context, key string, request []byte, minor uint32, fuse *os.File) error {
+	if len(request) == 0 {
+		return nil
+	}
+	if err := m.manager.Store.PutInitRequest(key, request); err != nil {
+		return err
+	}
+	if err := m.manager.Vault.Put(ctx, m.id, request, minor, fuse); err != nil {
+		return err
+	}
+	return m.update(func(r *store.Record) error { r.InitRequest = request; return nil })
+}
+
+// identify asks a client that has the connection who it is, records it as the
+// serving one, and tells its jfs-launch the session to continue after a crash.
+func (m *mount) identify(ctx context.Context, client store.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	told, err := m.manager.Prober.Ready(ctx, m.snapshot().MountPath)
+	if err != nil {
+		return fmt.Errorf("client of mount pod %s: %w", client.PodName, err)
+	}
+	if err := m.recordServing(client, told); err != nil {
+		return err
+	}
+	return m.session.SetSession(ctx, told.SessionID)
+}
+
+func (m *mount) recordServing(client store.Client, told probe.Client) error {
+	client.Version, client.SessionID = told.Version, told.SessionID
+	return m.update(func(r *store.Record) error {
+		r.Client, r.Successor, r.FileSystemUUID = client, nil, told.UUID
+		return nil
+	})
+}
+
+// undoStart takes away what an earlier attempt has left; nobody uses it.
+func (m *mount) undoStart() error {
+	record := m.snapshot()
+	m.closeSession()
+	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+	defer cancel()
+	err := errors.Join(
+		kernelmount.Remove(record.MountPath),
+		m.manager.Vault.Remove(ctx, m.id),
+		m.deletePod(record.Client, 0),
+	)
+	if err != nil {
+		return fmt.Errorf("clear an earlier start: %w", err)
+	}
+	return m.update(func(r *store.Record) error {
+		r.Client, r.DeviceMinor = store.Client{}, 0
+		return nil
+	})
+}
+
+// discard takes away a mount that never served.
+func (m *mount) discard(context.Context) error {
+	if err := m.undoStart(); err != nil {
+		return err
+	}
+	if err := m.manager.Secrets.Delete(m.id); err != nil {
+		return err
+	}
+	return m.transition(lifecycle.Gone, m.snapshot().Reason, m.snapshot().Message)
+}

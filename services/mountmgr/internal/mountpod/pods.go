@@ -1,0 +1,166 @@
+package mountpod
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Pods is the API server's view of the mount pods of one node in one
+// namespace. It is safe for concurrent use.
+type Pods struct {
+	client    kubernetes.Interface
+	namespace string
+	node      string
+}
+
+// NewPods does not speak to the API server yet.
+func NewPods(client kubernetes.Interface, namespace, node string) *Pods {
+	return &Pods{client: client, namespace: namespace, node: node}
+}
+
+// Namespace is where the mount pods are.
+func (p *Pods) Namespace() string { return p.namespace }
+
+// Create makes a pod and returns its uid.
+func (p *Pods) Create(ctx context.Context, pod *corev1.Pod) (string, error) {
+	made, err := p.client.CoreV1().Pods(p.namespace).Create(ctx, pod, metav1.CreateOptions{})
+	if err != nil {
+		return "", fmt.Errorf("create mount pod %s/%s: %w", p.namespace, pod.Name, native(err))
+	}
+	return string(made.UID), nil
+}
+
+// Delete deletes the pod with this name and uid; a grace of 0 does not wait
+// for its end. A pod that is gone is no error.
+func (p *Pods) Delete(ctx context.Context, name, uid string, grace time.Duration) error {
+	seconds := int64(grace / time.Second)
+	options := metav1.DeleteOptions{GracePeriodSeconds: &seconds}
+	if uid != "" {
+		precondition := types.UID(uid)
+		options.Preconditions = &metav1.Preconditions{UID: &precondition}
+	}
+	err := p.client.CoreV1().Pods(p.namespace).Delete(ctx, name, options)
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete mount pod %s/%s: %w", p.namespace, name, native(err))
+	}
+	return nil
+}
+
+// Annotate sets annotations one by one, or removes those whose value is nil;
+// others are left alone. A pod that is gone is no error.
+func (p *Pods) Annotate(ctx context.Context, name string, annotations map[string]*string) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+	if err != nil {
+		return fmt.Errorf("encode annotations of mount pod %s: %w", name, err)
+	}
+	_, err = p.client.CoreV1().Pods(p.namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("annotate mount pod %s/%s: %w", p.namespace, name, native(err))
+	}
+	return nil
+}
+
+// Watch calls changed for every mount pod of the node now and whenever it
+// changes, and removed when one is gone, until ctx ends. It returns at once
+// with an error when it cannot begin; API failures later are retried.
+func (p *Pods) Watch(ctx context.Context, changed, removed func(*corev1.Pod)) error {
+	factory := informers.NewSharedInformerFactoryWithOptions(p.client, 0,
+		informers.WithNamespace(p.namespace),
+		informers.WithTransform(trim),
+		informers.WithTweakListOptions(func(options *metav1.ListOptions) {
+			options.LabelSelector = NameLabel + "=" + NameValue
+			options.FieldSelector = fields.OneTermEqualSelector("spec.nodeName", p.node).String()
+		}))
+	informer := factory.Core().V1().Pods().Informer()
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { call(changed, object) },
+		UpdateFunc: func(_, object any) { call(changed, object) },
+		DeleteFunc: func(object any) { call(removed, object) },
+	})
+	if err != nil {
+		return fmt.Errorf("watch mount pods: %w", err)
+	}
+	factory.Start(ctx.Done())
+	<-ctx.Done()
+	factory.Shutdown()
+	return nil
+}
+
+func call(f func(*corev1.Pod), object any) {
+	if tombstone, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = tombstone.Obj
+	}
+	if pod, ok := object.(*corev1.Pod); ok {
+		f(pod)
+	}
+}
+
+// trim drops what nobody here reads, so that many pods cost little memory.
+func trim(object any) (any, error) {
+	if pod, ok := object.(*corev1.Pod); ok {
+		pod.ManagedFields = nil
+		pod.Spec.Volumes = nil
+		pod.Spec.Tolerations = nil
+	}
+	return object, nil
+}
+
+// Failure explains why a pod will not run by itself; empty while it may.
+func Failure(pod *corev1.Pod) (reason, message string) {
+	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
+		return phaseFailure(pod)
+	}
+	for _, status := range pod.Status.ContainerStatuses {
+		waiting := status.State.Waiting
+		if waiting == nil {
+			continue
+		}
+		switch waiting.Reason {
+		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
+			"CreateContainerConfigError", "CreateContainerError", "RunContainerError":
+			return waiting.Reason, waiting.Message
+		}
+	}
+	return "", ""
+}
+
+func phaseFailure(pod *corev1.Pod) (reason, message string) {
+	reason, message = pod.Status.Reason, pod.Status.Message
+	for _, status := range pod.Status.ContainerStatuses {
+		if ended := status.State.Terminated; ended != nil {
+			return ended.Reason, ended.Message
+		}
+	}
+	if reason == "" {
+		reason = string(pod.Status.Phase)
+	}
+	return reason, message
+}
+
+// native maps an error of the API server to the sentinel that callers test.
+func native(err error) error {
+	var sentinel error
+	switch {
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+		sentinel = errdefs.ErrPermissionDenied
+	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
+		sentinel = errdefs.ErrInvalidArgument
+	case apierrors.IsAlreadyExists(err):
+		sentinel = errdefs.ErrAlreadyExists
+	default:
+		sentinel = errdefs.ErrUnavailable
+	}
+	return fmt.Errorf("%w (%w)", err, sentinel)
+}

@@ -1,0 +1,262 @@
+package nodetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+)
+
+// Namespace is where the mount pods of the node are.
+const Namespace = "kube-system"
+
+// Kubelet runs the pods of a fake API server.
+type Kubelet struct {
+	// Client is the fake API server.
+	Client *fake.Clientset
+	// Dir is the kubelet directory: pods/<uid>/volumes/...
+	Dir string
+
+	t    testing.TB
+	bin  map[string]string
+	log  *os.File
+	uids atomic.Int64
+
+	mu   sync.Mutex
+	pods map[string]*exec.Cmd
+}
+
+// NewKubelet starts a kubelet on dir. juicefs maps image names to the client
+// binary that the image holds. It stops with the test.
+func NewKubelet(t testing.TB, dir string, juicefs map[string]string) *Kubelet {
+	t.Helper()
+	log, err := os.OpenFile(filepath.Join(dir, "pods.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &Kubelet{Client: fake.NewClientset(), Dir: dir, t: t, bin: juicefs, log: log, pods: make(map[string]*exec.Cmd)}
+	k.Client.PrependReactor("create", "pods", k.create)
+	k.Client.PrependReactor("delete", "pods", k.deleteGracefully)
+	t.Cleanup(func() {
+		k.killAll()
+		_ = log.Close()
+	})
+	return k
+}
+
+// create gives a pod its uid and runs it, as API server and kubelet do.
+func (k *Kubelet) create(action clienttesting.Action) (bool, runtime.Object, error) {
+	created, ok := action.(clienttesting.CreateAction)
+	if !ok {
+		return false, nil, nil
+	}
+	if pod, ok := created.GetObject().(*corev1.Pod); ok {
+		pod.UID = types.UID("pod-" + strconv.FormatInt(k.uids.Add(1), 10))
+		go k.run(pod.DeepCopy())
+	}
+	return false, nil, nil
+}
+
+// deleteGracefully does what the API server and kubelet do together: a pod
+// with a grace period gets a deletion timestamp and SIGTERM, and goes when its
+// process has ended or the grace period is over.
+func (k *Kubelet) deleteGracefully(action clienttesting.Action) (bool, runtime.Object, error) {
+	deleted, ok := action.(clienttesting.DeleteAction)
+	if !ok {
+		return false, nil, nil
+	}
+	object, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), deleted.GetNamespace(), deleted.GetName())
+	if err != nil {
+		return true, nil, err
+	}
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return false, nil, nil
+	}
+	grace := deleted.GetDeleteOptions().GracePeriodSeconds
+	if grace == nil {
+		grace = pod.Spec.TerminationGracePeriodSeconds
+	}
+	if grace == nil || *grace == 0 {
+		k.kill(string(pod.UID))
+		return false, nil, nil
+	}
+	terminating := pod.DeepCopy()
+	now := metav1.Now()
+	terminating.DeletionTimestamp = &now
+	go k.terminate(terminating, time.Duration(*grace)*time.Second)
+	return true, nil, k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), terminating, terminating.Namespace)
+}
+
+func (k *Kubelet) terminate(pod *corev1.Pod, grace time.Duration) {
+	k.Signal(string(pod.UID), syscall.SIGTERM)
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for k.Running(string(pod.UID)) && ctx.Err() == nil {
+		<-ticker.C
+	}
+	k.kill(string(pod.UID))
+	err := k.Client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
+	if err != nil && !apierrors.IsNotFound(err) {
+		fmt.Fprintln(k.log, "delete pod:", err)
+	}
+}
+
+// run makes the pod's root file system and starts its container.
+func (k *Kubelet) run(pod *corev1.Pod) {
+	if err := k.start(pod); err != nil {
+		fmt.Fprintln(k.log, "run pod", pod.Name, ":", err)
+		k.fail(pod, err)
+	}
+}
+
+func (k *Kubelet) start(pod *corev1.Pod) error {
+	container := pod.Spec.Containers[0]
+	client, known := k.bin[container.Image]
+	if !known {
+		return fmt.Errorf("image %s is not there", container.Image)
+	}
+	root, err := k.rootFS(pod, client)
+	if err != nil {
+		return err
+	}
+	cmd, err := startPod(root, container.Command, k.log)
+	if err != nil {
+		return err
+	}
+	k.mu.Lock()
+	k.pods[string(pod.UID)] = cmd
+	k.mu.Unlock()
+	go func() {
+		_ = cmd.Wait()
+		k.mu.Lock()
+		delete(k.pods, string(pod.UID))
+		k.mu.Unlock()
+		k.fail(pod, errors.New("container ended"))
+	}()
+	return nil
+}
+
+// rootFS makes a tmpfs with the client, /tmp, /dev/null and the pod's volumes.
+func (k *Kubelet) rootFS(pod *corev1.Pod, client string) (string, error) {
+	podDir := filepath.Join(k.Dir, "pods", string(pod.UID))
+	root := filepath.Join(podDir, "root")
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", err
+	}
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, ""); err != nil {
+		return "", fmt.Errorf("mount root of pod %s: %w", pod.Name, err)
+	}
+	for _, dir := range []string{"tmp", "dev", "proc", "root", "usr/local/bin", "usr/bin", "bin"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return "", err
+		}
+	}
+	err := errors.Join(
+		bind(client, filepath.Join(root, "usr/local/bin/juicefs"), true),
+		os.Symlink("/usr/local/bin/juicefs", filepath.Join(root, "bin/mount.juicefs")),
+		bind("/dev/null", filepath.Join(root, "dev/null"), false),
+		bind("/dev/urandom", filepath.Join(root, "dev/urandom"), false),
+	)
+	if err != nil {
+		return "", err
+	}
+	return root, k.volumes(pod, podDir, root)
+}
+
+func (k *Kubelet) volumes(pod *corev1.Pod, podDir, root string) error {
+	sources := make(map[string]string)
+	for _, volume := range pod.Spec.Volumes {
+		if volume.HostPath != nil {
+			sources[volume.Name] = volume.HostPath.Path
+			continue
+		}
+		sources[volume.Name] = filepath.Join(podDir, "volumes", "kubernetes.io~empty-dir", volume.Name)
+	}
+	for _, mount := range pod.Spec.Containers[0].VolumeMounts {
+		source := sources[mount.Name]
+		if err := os.MkdirAll(source, 0o777); err != nil {
+			return err
+		}
+		if err := bind(source, filepath.Join(root, mount.MountPath), mount.ReadOnly); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fail reports a container that has ended, as kubelet does for a pod that is
+// not restarted.
+func (k *Kubelet) fail(pod *corev1.Pod, cause error) {
+	failed := pod.DeepCopy()
+	failed.Status.Phase = corev1.PodFailed
+	failed.Status.ContainerStatuses = []corev1.ContainerStatus{{
+		State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Error", Message: cause.Error()}},
+	}}
+	err := k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), failed, failed.Namespace)
+	if err != nil && !apierrors.IsNotFound(err) {
+		fmt.Fprintln(k.log, "report pod:", err)
+	}
+}
+
+// Running tells whether the container of a pod runs.
+func (k *Kubelet) Running(uid string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.pods[uid] != nil
+}
+
+// PID is the process id of a pod's PID 1; 0 when it does not run.
+func (k *Kubelet) PID(uid string) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if cmd := k.pods[uid]; cmd != nil {
+		return cmd.Process.Pid
+	}
+	return 0
+}
+
+// Signal sends a signal to a pod's PID 1.
+func (k *Kubelet) Signal(uid string, signal syscall.Signal) {
+	if pid := k.PID(uid); pid != 0 {
+		_ = syscall.Kill(pid, signal)
+	}
+}
+
+func (k *Kubelet) kill(uid string) { k.Signal(uid, syscall.SIGKILL) }
+
+// killAll ends every pod and takes its root file system away.
+func (k *Kubelet) killAll() {
+	k.mu.Lock()
+	var running []string
+	for uid := range k.pods {
+		running = append(running, uid)
+	}
+	k.mu.Unlock()
+	for _, uid := range running {
+		k.kill(uid)
+	}
+	roots, _ := filepath.Glob(filepath.Join(k.Dir, "pods", "*", "root"))
+	for _, root := range roots {
+		unmountBelow(root)
+	}
+}

@@ -1,0 +1,290 @@
+package nodetest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/juicefs-csi/driver/libs/fdpass"
+	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/vault"
+)
+
+// Image is the mount image whose client is the newest that the tests have.
+const Image = "mount:ce-v1.4.2"
+
+// Node is a mount manager with its vault, kubelet and directories.
+type Node struct {
+	Kubelet *Kubelet
+	// Dir holds everything of the node, on a tmpfs.
+	Dir string
+	// Manager is the running mount manager; Restart replaces it.
+	Manager *manager.Manager
+
+	t           testing.TB
+	log         *slog.Logger
+	stopManager func()
+	stopVault   func()
+}
+
+// NewNode starts a node. It needs the programs and clients that `make client`
+// and Programs provide, and takes everything away with the test.
+func NewNode(t testing.TB) *Node {
+	t.Helper()
+	dir := scratch(t)
+	logFile, err := os.Create(filepath.Join(dir, "node.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{Dir: dir, t: t, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
+		if err := os.MkdirAll(n.path(sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.installLauncher()
+	if err := kernelmount.MountConnections(); err != nil {
+		t.Fatal(err)
+	}
+	n.Kubelet = NewKubelet(t, n.path("kubelet"), clients(t))
+	n.StartVault()
+	n.StartManager()
+	t.Cleanup(func() {
+		n.StopManager()
+		n.StopVault()
+		n.removeMounts()
+		if t.Failed() {
+			n.showLogs()
+		}
+	})
+	return n
+}
+
+// scratch is a directory on a tmpfs, apart from /tmp, which pods hide.
+func scratch(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func (n *Node) path(elements ...string) string {
+	return filepath.Join(append([]string{n.Dir}, elements...)...)
+}
+
+// KubeletDir is kubelet's root directory.
+func (n *Node) KubeletDir() string { return n.path("kubelet") }
+
+// Target is a target path as kubelet would choose it; its parent exists.
+func (n *Node) Target(name string) string {
+	n.t.Helper()
+	dir := n.path("kubelet", "pods", "app-"+name, "volumes", "kubernetes.io~csi", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	return filepath.Join(dir, "mount")
+}
+
+// Secret is the publish Secret of a file system of its own.
+func (n *Node) Secret(name string) map[string]string {
+	return map[string]string{
+		"name": name, "metaurl": "sqlite3://" + n.path("data", name+".db"),
+		"storage": "file", "bucket": n.path("data", name) + "/",
+	}
+}
+
+// Attributes let mount pods see the data of Secret.
+func (n *Node) Attributes() map[string]string {
+	return map[string]string{"juicefs/host-path": n.path("data")}
+}
+
+func (n *Node) installLauncher() {
+	n.t.Helper()
+	program := n.path("launcher", "jfs-launch")
+	build := exec.Command("go", "build", "-o", program, "github.com/juicefs-csi/driver/services/mountmgr/cmd/jfs-launch")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		n.t.Fatalf("build jfs-launch: %v\n%s", err, output)
+	}
+}
+
+// clients are the JuiceFS clients by image.
+func clients(t testing.TB) map[string]string {
+	t.Helper()
+	cache := os.Getenv("JUICEFS_CSI_CACHE")
+	if cache == "" {
+		home, err := os.UserCacheDir()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cache = filepath.Join(home, "juicefs-csi")
+	}
+	found := make(map[string]string)
+	for _, version := range []string{"1.3.1", "1.4.2"} {
+		path := filepath.Join(cache, "juicefs", version, "juicefs")
+		if _, err := os.Stat(path); err != nil {
+			t.Fatalf("JuiceFS client %s is not there: run `make client` first: %v", version, err)
+		}
+		found["mount:ce-v"+version] = path
+	}
+	return found
+}
+
+// StartVault starts a vault that holds nothing.
+func (n *Node) StartVault() {
+	n.t.Helper()
+	listener, err := fdpass.Listen(n.path("vault.sock"), 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	held := vault.New()
+	go func() {
+		defer close(done)
+		if err := vault.NewServer(held, n.log.With("part", "vault")).Serve(ctx, listener); err != nil {
+			n.log.Error("vault", "error", err)
+		}
+	}()
+	n.stopVault = func() {
+		cancel()
+		<-done
+		for _, entry := range held.List() {
+			_ = held.Remove(entry.GetMountId())
+		}
+	}
+}
+
+// StopVault ends the vault as a kill does: its descriptors are closed.
+func (n *Node) StopVault() { n.stopVault() }
+
+// StartManager starts a mount manager on what is stored.
+func (n *Node) StartManager() {
+	n.t.Helper()
+	records, err := store.Open(n.path("state"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	secrets, err := store.OpenSecrets(n.path("private"))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.Manager = manager.New(n.options(), manager.Parts{
+		Store: records, Secrets: secrets, Log: n.log,
+		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
+		Pods:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node"),
+		Prober: probe.New("/proc/self/exe"),
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := n.Manager.Run(ctx); err != nil && ctx.Err() == nil {
+			n.log.Error("manager", "error", err)
+		}
+	}()
+	n.stopManager = func() {
+		cancel()
+		<-done
+		_ = records.Close()
+	}
+	n.Eventually("the mount manager is ready", func() error { return n.Manager.Ready() })
+}
+
+// StopManager ends the mount manager; its mounts go on.
+func (n *Node) StopManager() { n.stopManager() }
+
+func (n *Node) options() manager.Options {
+	bootID, err := manager.BootID()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		n.t.Fatal(err)
+	}
+	return manager.Options{
+		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
+		KernelRelease: unix.ByteSliceToString(name.Release[:]),
+		Defaults: volume.Defaults{
+			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: volume.ShareByVolume,
+		},
+		Config: func() (volume.Config, error) { return volume.Config{}, nil },
+	}
+}
+
+// Eventually waits up to 60 s for check to succeed.
+func (n *Node) Eventually(what string, check func() error) {
+	n.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			n.t.Fatalf("%s: not after 60 s: %v", what, err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Command runs a program that may touch mounts, which the test's own process
+// must not, for at most 60 s.
+func (n *Node) Command(name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	output, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return string(output), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, output)
+	}
+	return string(output), nil
+}
+
+// removeMounts aborts the connections that the test has left and unmounts.
+func (n *Node) removeMounts() {
+	for _, record := range n.Manager.List() {
+		if record.DeviceMinor != 0 {
+			_ = kernelmount.Abort(record.DeviceMinor)
+		}
+	}
+	unmountBelow(n.Dir)
+}
+
+func (n *Node) showLogs() {
+	for _, name := range []string{"node.log", "kubelet/pods.log"} {
+		text, _ := os.ReadFile(n.path(name))
+		n.t.Logf("%s:\n%s", name, text)
+	}
+}
+
+// Held fails unless the vault holds the descriptor of a mount.
+func (n *Node) Held(mountID string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	held, err := custody.NewClient(n.path("vault.sock"), n.log).List(ctx)
+	if err == nil && !held[mountID] {
+		err = fmt.Errorf("the vault does not hold mount %s", mountID)
+	}
+	return err
+}

@@ -1,0 +1,112 @@
+// Package nodetest is a node without Kubernetes for tests: a fake API server,
+// and a kubelet that runs mount pods as processes in namespaces of their own,
+// with the real jfs-launch and the real JuiceFS client, unprivileged as in a
+// real pod. It needs root and /dev/fuse.
+package nodetest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/juicefs-csi/driver/libs/mountinfo"
+)
+
+// podEnv marks a process that is to become a pod; its value is the directory
+// that the pod sees as its root.
+const podEnv = "NODETEST_POD_ROOT"
+
+// lastCapability is beyond every capability that kernels know.
+const lastCapability = 63
+
+// Main must be called first in TestMain: it turns the process into a pod when
+// it was started as one, and does not return then.
+func Main() {
+	root, isPod := os.LookupEnv(podEnv)
+	if !isPod {
+		return
+	}
+	err := becomePod(root)
+	fmt.Fprintln(os.Stderr, "pod:", err)
+	os.Exit(1)
+}
+
+// becomePod runs in new mount and pid namespaces. It gives up every privilege
+// and executes the arguments.
+func becomePod(root string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("leave mount propagation: %w", err)
+	}
+	if err := unix.Mount("proc", root+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if err := unix.Chroot(root); err != nil {
+		return fmt.Errorf("enter pod root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("enter pod root: %w", err)
+	}
+	for capability := range uintptr(lastCapability) {
+		_ = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0) // Unknown ones fail.
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	return unix.Exec(os.Args[1], os.Args[1:], []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root"})
+}
+
+// startPod starts argv as PID 1 of a pod whose root file system is root, with
+// its own pid and mount namespaces. The mounts below root are the caller's.
+func startPod(root string, argv []string, log *os.File) (*exec.Cmd, error) {
+	cmd := exec.Command("/proc/self/exe", argv...)
+	cmd.Env = []string{podEnv + "=" + root}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid: true, Pdeathsig: syscall.SIGKILL,
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS,
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start pod %s: %w", strings.Join(argv, " "), err)
+	}
+	return cmd, nil
+}
+
+// bind mounts source at target, which is made: a directory or a file as the
+// source is.
+func bind(source, target string, readOnly bool) error {
+	info, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		err = os.MkdirAll(target, 0o755)
+	} else {
+		err = os.WriteFile(target, nil, 0o755)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s at %s: %w", source, target, err)
+	}
+	if readOnly {
+		return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	}
+	return nil
+}
+
+// unmountBelow takes away every mount at or below path.
+func unmountBelow(path string) {
+	entries, err := mountinfo.Below(path)
+	if err != nil {
+		return
+	}
+	for _, entry := range slices.Backward(entries) {
+		_ = unix.Unmount(entry.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+}

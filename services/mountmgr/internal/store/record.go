@@ -1,0 +1,88 @@
+package store
+
+import (
+	"time"
+
+	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+)
+
+// Record is all that the mount manager must know of one mount to go on with it
+// after a restart. It holds no secret: those are in Secrets.
+type Record struct {
+	// ID is random and never reused.
+	ID         string          `json:"id"`
+	State      lifecycle.State `json:"state"`
+	StateSince time.Time       `json:"stateSince"`
+	// Reason and Message are the cause of the state, for programs and people.
+	Reason    string    `json:"reason,omitempty"`
+	Message   string    `json:"message,omitempty"`
+	CreatedAt time.Time `json:"createdAt"`
+	// BootID is the kernel's boot that the mount was made in: no mount
+	// survives its boot.
+	BootID string `json:"bootID"`
+
+	// Inputs are what the settings were resolved from, without the Secret, so
+	// that the mount can be made again exactly as it was.
+	Inputs       volume.Inputs    `json:"inputs"`
+	UniqueID     string           `json:"uniqueID"`
+	ShareMode    volume.ShareMode `json:"shareMode"`
+	SettingsHash string           `json:"settingsHash"`
+	FileSystem   string           `json:"fileSystem"`
+	// FileSystemUUID is empty until the first client has told it.
+	FileSystemUUID string `json:"fileSystemUUID,omitempty"`
+	ReadOnly       bool   `json:"readOnly,omitempty"`
+	// BindPath is the directory of the mount that targets show.
+	BindPath string `json:"bindPath,omitempty"`
+
+	MountPath string `json:"mountPath"`
+	// DeviceMinor is 0 until the kernel mount is made.
+	DeviceMinor uint32 `json:"deviceMinor,omitempty"`
+	// InitRequest is the connection's settings as the client returned them,
+	// which a successor must be offered; empty while not known.
+	InitRequest []byte `json:"initRequest,omitempty"`
+
+	Client     Client      `json:"client"`
+	Successor  *Client     `json:"successor,omitempty"`
+	References []Reference `json:"references,omitempty"`
+	Recoveries uint32      `json:"recoveries,omitempty"`
+}
+
+// Client is a JuiceFS client and the mount pod that it runs in.
+type Client struct {
+	PodName string `json:"podName,omitempty"`
+	// PodUID is empty until the API server has accepted the pod.
+	PodUID    string    `json:"podUID,omitempty"`
+	Image     string    `json:"image,omitempty"`
+	Version   string    `json:"version,omitempty"`
+	SessionID uint64    `json:"sessionID,omitempty"`
+	StartedAt time.Time `json:"startedAt,omitzero"`
+}
+
+// Reference is one target path at which the mount is visible.
+type Reference struct {
+	VolumeID   string    `json:"volumeID"`
+	TargetPath string    `json:"targetPath"`
+	ReadOnly   bool      `json:"readOnly,omitempty"`
+	Pod        Pod       `json:"pod"`
+	Since      time.Time `json:"since"`
+}
+
+// Pod names an application pod.
+type Pod struct {
+	Namespace      string `json:"namespace,omitempty"`
+	Name           string `json:"name,omitempty"`
+	UID            string `json:"uid,omitempty"`
+	ServiceAccount string `json:"serviceAccount,omitempty"`
+}
+
+// Clone returns a copy that shares nothing that is ever changed in place.
+func (r Record) Clone() Record {
+	c := r
+	c.References = append([]Reference(nil), r.References...)
+	if r.Successor != nil {
+		successor := *r.Successor
+		c.Successor = &successor
+	}
+	return c
+}
