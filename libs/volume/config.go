@@ -97,12 +97,12 @@ type ResourcePercentages struct {
 func ParseConfig(text []byte) (Config, error) {
 	object, err := yaml.YAMLToJSONStrict(text)
 	if err != nil {
-		return Config{}, fmt.Errorf("read config.yaml: %w: %w", errdefs.ErrInvalidArgument, err)
+		return Config{}, fmt.Errorf("read config.yaml: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	var config Config
 	unknown, err := json.UnmarshalStrict(object, &config)
 	if err := errors.Join(append(unknown, err)...); err != nil {
-		return Config{}, fmt.Errorf("read config.yaml: %w: %s", errdefs.ErrInvalidArgument, strings.ReplaceAll(err.Error(), "\n", "; "))
+		return Config{}, fmt.Errorf("read config.yaml: %s: %w", strings.ReplaceAll(err.Error(), "\n", "; "), errdefs.ErrInvalidArgument)
 	}
 	var faults faults
 	for i, patch := range config.MountPodPatch {

@@ -35,8 +35,17 @@ func (f *faults) err() error {
 		return nil
 	}
 	f.all.ErrorFormat = formatFaults
-	return fmt.Errorf("%w: %w", errdefs.ErrInvalidArgument, f.all)
+	return invalid{f.all}
 }
+
+// invalid is what a user got wrong. Its text is that of the faults alone.
+type invalid struct {
+	faults *multierror.Error
+}
+
+func (i invalid) Error() string { return i.faults.Error() }
+
+func (i invalid) Unwrap() []error { return []error{errdefs.ErrInvalidArgument, i.faults} }
 
 // formatFaults writes faults on one line, since events and gRPC statuses are
 // shown so.
