@@ -46,8 +46,10 @@ func removeRemains(ctx context.Context, l layout, say *reporter) error {
 	if err := l.unmountBelow(); err != nil {
 		return err
 	}
-	if err := removeCgroups(""); err != nil {
-		return err
+	if !linked || owner == "" || owner == l.dir {
+		if err := removeCgroups(""); err != nil {
+			return err
+		}
 	}
 	if c, err := open(l); err == nil {
 		removeEmptyDirs(c.state.CreatedDirs)

@@ -7,9 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -175,49 +172,6 @@ func (c *Cluster) waitAPIServer(ctx context.Context) error {
 	})
 }
 
-// waitNodes waits until pods can be scheduled on every node.
-func (c *Cluster) waitNodes(ctx context.Context, names ...string) error {
-	client, err := c.Client()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		err := c.wait(ctx, name, func(ctx context.Context) (bool, error) {
-			node, err := client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
-			if err != nil {
-				return false, err
-			}
-			ready, why := nodeReady(node)
-			return ready, why
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return c.wait(ctx, "default service account", func(ctx context.Context) (bool, error) {
-		_, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
-		return err == nil, err
-	})
-}
-
-func nodeReady(node *corev1.Node) (bool, error) {
-	for _, condition := range node.Status.Conditions {
-		if condition.Type != corev1.NodeReady {
-			continue
-		}
-		if condition.Status != corev1.ConditionTrue {
-			return false, fmt.Errorf("not ready: %s", condition.Message)
-		}
-		for _, taint := range node.Spec.Taints {
-			if taint.Key == corev1.TaintNodeNotReady {
-				return false, fmt.Errorf("still tainted %s", taint.Key)
-			}
-		}
-		return true, nil
-	}
-	return false, fmt.Errorf("no Ready condition yet")
-}
-
 // wait polls until done returns true. An error of done is only reported when
 // the time is over, or a daemon has died meanwhile.
 func (c *Cluster) wait(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
@@ -237,36 +191,6 @@ func (c *Cluster) wait(ctx context.Context, what string, done func(context.Conte
 	})
 	if err != nil {
 		return fmt.Errorf("wait for %s (last: %v), logs in %s: %w", what, last, c.layout.path("logs"), err)
-	}
-	return nil
-}
-
-// recordPodCIDRs writes each node's pod block into its object, where tools
-// look for it.
-func (c *Cluster) recordPodCIDRs(ctx context.Context) error {
-	client, err := c.Client()
-	if err != nil {
-		return err
-	}
-	for _, node := range c.state.Nodes {
-		object, err := client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{})
-		if err != nil {
-			return fmt.Errorf("get node %s: %w", node.Name, err)
-		}
-		for object.Spec.PodCIDR == "" {
-			object.Spec.PodCIDR = node.PodCIDR.String()
-			object.Spec.PodCIDRs = []string{node.PodCIDR.String()}
-			_, err = client.CoreV1().Nodes().Update(ctx, object, metav1.UpdateOptions{})
-			if !apierrors.IsConflict(err) {
-				break
-			}
-			if object, err = client.CoreV1().Nodes().Get(ctx, node.Name, metav1.GetOptions{}); err != nil {
-				break
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("record pod block of %s: %w", node.Name, err)
-		}
 	}
 	return nil
 }

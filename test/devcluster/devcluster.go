@@ -115,6 +115,9 @@ func Up(ctx context.Context, opts Options, progress io.Writer) (*Cluster, error)
 	if c, err := reuse(ctx, layout, opts, say); c != nil || err != nil {
 		return c, err
 	}
+	if err := layout.checkNetworkFree(); err != nil {
+		return nil, err
+	}
 	build, err := prepareBuild(ctx, opts, say)
 	if err != nil {
 		return nil, err

@@ -118,16 +118,14 @@ func (c *Cluster) writeNodeConfig(node Node) error {
 // nodes are ready.
 func (c *Cluster) startKubelets(ctx context.Context, say *reporter) error {
 	group, groupCtx := errgroup.WithContext(ctx)
-	names := make([]string, 0, len(c.state.Nodes))
 	for _, node := range c.state.Nodes {
-		names = append(names, node.Name)
 		group.Go(func() error { return c.startKubelet(groupCtx, node) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
 	say.printf("kubelets started")
-	if err := c.waitNodes(ctx, names...); err != nil {
+	if err := c.WaitReady(ctx); err != nil {
 		return err
 	}
 	return c.recordPodCIDRs(ctx)

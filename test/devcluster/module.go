@@ -18,7 +18,8 @@ const (
 // stagingVersion is the version under which the modules k8s.io/X of a
 // Kubernetes release are published: v0.35.4 for v1.35.4.
 func stagingVersion(version string) (string, error) {
-	if !semver.IsValid(version) || semver.Major(version) != "v1" || strings.Count(version, ".") != 2 {
+	release := strings.TrimSuffix(version, semver.Prerelease(version))
+	if semver.Major(version) != "v1" || strings.Count(release, ".") != 2 {
 		return "", fmt.Errorf("Kubernetes version %q: want v1.MINOR.PATCH: %w", version, errdefs.ErrInvalidArgument)
 	}
 	return "v0" + strings.TrimPrefix(version, "v1"), nil

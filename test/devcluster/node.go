@@ -37,9 +37,6 @@ func dirID(path string) string {
 
 // createMachines makes the namespaces, the network and the cgroups.
 func (c *Cluster) createMachines() error {
-	if err := c.layout.checkNetworkFree(); err != nil {
-		return err
-	}
 	if err := c.layout.preparePins(); err != nil {
 		return err
 	}

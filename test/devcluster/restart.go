@@ -2,30 +2,40 @@ package devcluster
 
 import (
 	"context"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// RestartKubelet kills a node's kubelet and starts it again; pods keep
-// running. It returns when the program runs, which is before the node is
-// ready again: see WaitReady.
+// RestartKubelet kills a node's kubelet, starts it again and waits until it
+// reports the node Ready. Pods keep running.
 func (c *Cluster) RestartKubelet(ctx context.Context, node string) error {
-	n, err := c.node(node)
-	if err != nil {
-		return err
-	}
 	if err := c.StopKubelet(ctx, node); err != nil {
 		return err
 	}
-	return c.layout.startDaemon(c.kubeletDaemon(n))
+	since := time.Now()
+	if err := c.StartKubelet(node); err != nil {
+		return err
+	}
+	return c.waitNodes(ctx, since, node)
 }
 
-// StopKubelet kills a node's kubelet; RestartKubelet brings it back.
+// StopKubelet kills a node's kubelet and returns when it is gone.
 func (c *Cluster) StopKubelet(ctx context.Context, node string) error {
 	if _, err := c.node(node); err != nil {
 		return err
 	}
 	return c.layout.stopDaemon(ctx, kubeletName(node), unix.SIGKILL)
+}
+
+// StartKubelet starts the kubelet that StopKubelet ended; it does not wait for
+// the node to be ready. It must not be called while one runs.
+func (c *Cluster) StartKubelet(node string) error {
+	n, err := c.node(node)
+	if err != nil {
+		return err
+	}
+	return c.layout.startDaemon(c.kubeletDaemon(n))
 }
 
 // RestartContainerd kills a node's containerd and starts it again. Pods keep
@@ -68,6 +78,7 @@ func (c *Cluster) RebootNode(ctx context.Context, node string) error {
 	if err := removeCgroups(node); err != nil {
 		return err
 	}
+	since := time.Now()
 	if err := c.createNode(n); err != nil {
 		return err
 	}
@@ -77,15 +88,5 @@ func (c *Cluster) RebootNode(ctx context.Context, node string) error {
 	if err := c.startKubelet(ctx, n); err != nil {
 		return err
 	}
-	return c.waitNodes(ctx, node)
-}
-
-// WaitReady waits until nodes are Ready, all when none is given.
-func (c *Cluster) WaitReady(ctx context.Context, nodes ...string) error {
-	if len(nodes) == 0 {
-		for _, node := range c.state.Nodes {
-			nodes = append(nodes, node.Name)
-		}
-	}
-	return c.waitNodes(ctx, nodes...)
+	return c.waitNodes(ctx, since, node)
 }

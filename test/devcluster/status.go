@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -77,7 +78,7 @@ func (c *Cluster) nodeStatus(ctx context.Context, node Node) NodeStatus {
 		status.Why = err.Error()
 		return status
 	}
-	if status.Ready, err = nodeReady(object); err != nil {
+	if status.Ready, err = nodeReady(object, time.Time{}); err != nil {
 		status.Why = err.Error()
 	}
 	return status

@@ -62,7 +62,7 @@ func upCommand(opts *devcluster.Options) *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().IntVar(&opts.Nodes, "nodes", 1, "number of nodes")
+	cmd.Flags().IntVar(&opts.Nodes, "nodes", 2, "number of nodes")
 	cmd.Flags().BoolVar(&opts.Redis, "redis", false, "also start Redis at "+devcluster.RedisAddress)
 	return cmd
 }
