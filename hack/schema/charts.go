@@ -148,7 +148,7 @@ func nodeKeys() map[string]schema {
 func mountmgrKeys() map[string]schema {
 	return map[string]schema{
 		"metricsPort":            port(),
-		"fdvault":                object(map[string]schema{"resources": resources(), "extraArgs": arrayOf(text())}),
+		"fdvault":                object(map[string]schema{"resources": resources()}),
 		"cacheDir":               matching(absolutePath),
 		"mountPriorityClassName": text(),
 		"globalConfig":           globalConfig(),

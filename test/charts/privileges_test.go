@@ -180,10 +180,6 @@ func TestTokens(t *testing.T) {
 func TestDangerousRights(t *testing.T) {
 	want := []string{
 		"Role juicefs-csi-controller: create secrets",
-		"Role juicefs-csi-controller: delete pods",
-		"Role juicefs-csi-controller: delete secrets",
-		"Role juicefs-csi-controller: get secrets",
-		"Role juicefs-csi-controller: patch secrets",
 		"Role juicefs-csi-controller: update secrets",
 		"Role juicefs-csi-mountmgr: create pods",
 		"Role juicefs-csi-mountmgr: delete pods",
