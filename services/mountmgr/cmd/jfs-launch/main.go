@@ -8,17 +8,22 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"time"
 
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protojson"
+
 	"github.com/juicefs-csi/driver/libs/version"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/output"
 )
 
-const usage = `usage: jfs-launch serve --socket=PATH [--termination-log=PATH]
+const usage = `usage: jfs-launch serve --socket=PATH [--termination-log=FILE]
        jfs-launch install DIRECTORY
-       jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h]
+       jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h] [--termination-log=FILE]
        jfs-launch version
 `
 
@@ -41,7 +46,7 @@ func run(arguments []string) int {
 		return 2
 	}
 	commands := map[string]func([]string) (int, error){
-		"serve": serve, "install": install, "version": printVersion,
+		"serve": serve, "install": install, "remove": remove, "version": printVersion,
 	}
 	command, known := commands[arguments[0]]
 	if !known {
@@ -78,6 +83,37 @@ func serve(arguments []string) (int, error) {
 		return 2, err
 	}
 	return launch.Serve(context.Background(), options)
+}
+
+func remove(arguments []string) (int, error) {
+	options := launch.RemoveOptions{
+		Environment: os.Environ(),
+		ReapOrphans: os.Getpid() == 1,
+		Output:      os.Stdout,
+		Logger:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	flags := flag.NewFlagSet("remove", flag.ContinueOnError)
+	options.AddFlags(flags)
+	if err := flags.Parse(arguments); err != nil {
+		return 2, nil // flags has said why
+	}
+	if err := options.Validate(); err != nil {
+		return 2, err
+	}
+	data, err := os.ReadFile(options.SpecFile)
+	if err != nil {
+		return 1, err
+	}
+	spec := new(launchv1.Spec)
+	if err := protojson.Unmarshal(data, spec); err != nil {
+		return 1, fmt.Errorf("%s does not hold a spec in JSON", options.SpecFile) // the text may quote a secret
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := launch.Remove(ctx, spec, options); err != nil {
+		return 1, err
+	}
+	return 0, nil
 }
 
 func install(arguments []string) (int, error) {

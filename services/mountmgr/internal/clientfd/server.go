@@ -141,6 +141,17 @@ func (s *Server) Duplicate() (*os.File, []byte, error) {
 	return os.NewFile(uintptr(descriptor), "fuse"), slices.Clone(s.settings), nil
 }
 
+// Resend puts the requests that a dead client left unanswered back into the
+// queue; see the function of this name.
+func (s *Server) Resend() error {
+	fuse, _, err := s.Duplicate()
+	if err != nil {
+		return err
+	}
+	defer fuse.Close() //nolint:errcheck // a duplicate
+	return Resend(fuse)
+}
+
 // Connected says whether the kernel's end still exists: false after an umount
 // or an abort, and when there is no descriptor.
 func (s *Server) Connected() bool {

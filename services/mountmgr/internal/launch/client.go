@@ -20,6 +20,8 @@ import (
 const (
 	// clientStage is the client's name in the termination message.
 	clientStage = "client"
+	// descriptorSocket is where the client gets its descriptor.
+	descriptorSocket = "fuse.sock"
 	// maxState bounds a state file, in bytes; one open file takes about 150.
 	maxState = 256 << 20
 )
@@ -75,27 +77,32 @@ func (s *supervisor) startClient(start clientStart) {
 	}()
 }
 
-// runClient starts the process of the client as child: it gets its descriptor
-// from our socket instead of mounting.
+// runClient starts the process of the client.
 func (s *supervisor) runClient(statePath string) (*client, error) {
-	variables := []string{
-		"JFS_SUPERVISOR=1",
-		"JFS_FOREGROUND=1",
-		"JFS_INSIDE_CONTAINER=1",
-		"_FUSE_FD_COMM=" + filepath.Join(s.directory, "fuse.sock"),
-	}
+	var variables []string
 	if s.sessionID != 0 {
 		variables = append(variables, "_JFS_META_SID="+strconv.FormatUint(s.sessionID, 10))
 	}
 	if statePath != "" {
 		variables = append(variables, "_FUSE_STATE_PATH="+statePath)
 	}
+	return s.startChild(s.spec, s.mask, filepath.Join(s.directory, descriptorSocket), variables...)
+}
+
+// startChild starts the client of spec as child: it gets its descriptor from the
+// socket instead of mounting.
+func (r runner) startChild(spec *launchv1.Spec, mask *output.Mask, socket string, extra ...string) (*client, error) {
+	variables := append([]string{
+		"JFS_SUPERVISOR=1",
+		"JFS_FOREGROUND=1",
+		"JFS_INSIDE_CONTAINER=1",
+		"_FUSE_FD_COMM=" + socket,
+	}, extra...)
 	c := &client{tail: new(output.Tail)}
-	mask := s.mask
 	var err error
-	c.started, err = s.launchProcess(s.spec.GetClient().GetArgv(), s.environment(s.spec, variables...), func(line string, isError bool) {
+	c.started, err = r.start(spec.GetClient().GetArgv(), environment(r.own, spec, variables...), func(line string, isError bool) {
 		line = mask.Apply(line)
-		s.log.Line(line)
+		r.log.Line(line)
 		if isError {
 			c.tail.Add(line)
 		}
@@ -211,6 +218,9 @@ func (s *supervisor) restart(exit *launchv1.ExitStatus) {
 		if s.attempt != attempt || s.state != stateStarting || s.stop != nil {
 			start.close()
 			return
+		}
+		if err := s.descriptors.Resend(); err != nil {
+			s.logger.Warn("requests of the old client wait some seconds", logkeys.Error, err)
 		}
 		s.startClient(start)
 	})

@@ -3,7 +3,6 @@ package launch
 import (
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,9 +12,10 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/process"
 )
 
-// StartProcess starts a process of table with pipes for its output and calls
-// line for each line, never concurrently.
-func StartProcess(table *process.Table, spec process.Spec, line func(text string, isError bool)) (*started, error) {
+// start starts a process and calls line for each line that it prints, never
+// concurrently.
+func (r runner) start(argv, environment []string, line func(text string, isError bool)) (*started, error) {
+	spec := process.Spec{Argv: argv, Env: environment}
 	var readers [2]*os.File
 	writers := [2]**os.File{&spec.Output, &spec.Errors}
 	for index := range readers {
@@ -26,7 +26,7 @@ func StartProcess(table *process.Table, spec process.Spec, line func(text string
 		defer writer.Close() //nolint:errcheck // the child has its own
 		readers[index], *writers[index] = reader, writer
 	}
-	child, err := table.Start(spec)
+	child, err := r.processes.Start(spec)
 	if err != nil {
 		for _, reader := range readers {
 			reader.Close() //nolint:errcheck // nothing was read
@@ -70,8 +70,4 @@ func pipe() (reader, writer *os.File, err error) {
 		return nil, nil, fmt.Errorf("make pipe: %w", err)
 	}
 	return os.NewFile(uintptr(ends[0]), "pipe"), os.NewFile(uintptr(ends[1]), "pipe"), nil
-}
-
-func cutVariable(variable string) (name, value string, found bool) {
-	return strings.Cut(variable, "=")
 }

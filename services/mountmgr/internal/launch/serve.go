@@ -75,7 +75,7 @@ func Serve(ctx context.Context, options Options) (int, error) {
 		return 1, err
 	}
 	defer listener.Close() //nolint:errcheck // the container ends
-	descriptors, err := clientfd.Listen(filepath.Join(directory, "fuse.sock"), options.Logger)
+	descriptors, err := clientfd.Listen(filepath.Join(directory, descriptorSocket), options.Logger)
 	if err != nil {
 		return 1, err
 	}
@@ -139,9 +139,8 @@ func newSupervisor(options Options, directory string, descriptors *clientfd.Serv
 		options:     options,
 		directory:   directory,
 		descriptors: descriptors,
-		log:         log,
 		logger:      options.Logger,
-		processes:   process.NewTable(options.ReapOrphans),
+		runner:      runner{processes: process.NewTable(options.ReapOrphans), own: options.Environment, log: log},
 		inbox:       make(chan func(), 16),
 		ended:       make(chan struct{}),
 		mask:        new(output.Mask),

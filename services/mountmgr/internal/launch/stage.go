@@ -30,10 +30,18 @@ const (
 	drainTime = time.Second
 )
 
+// runner starts the processes of a spec.
+type runner struct {
+	processes *process.Table
+	// own is the program's own environment.
+	own []string
+	log *output.Log
+}
+
 // prepare writes the files and runs the stages; not in the loop. It says
 // whether all succeeded.
 func (s *supervisor) prepare(ctx context.Context, spec *launchv1.Spec, stages []*launchv1.Stage) bool {
-	if err := WriteFiles(spec.GetFiles()); err != nil {
+	if err := writeFiles(spec.GetFiles()); err != nil {
 		s.post(func() { s.stageEnded(filesStage, &launchv1.ExitStatus{Code: -1, Error: err.Error()}, false) })
 		return false
 	}
@@ -54,19 +62,19 @@ func (s *supervisor) prepare(ctx context.Context, spec *launchv1.Spec, stages []
 }
 
 // runStage runs one stage to its end, its time limit or the end of ctx.
-func (s *supervisor) runStage(ctx context.Context, spec *launchv1.Spec, stage *launchv1.Stage) (*launchv1.ExitStatus, bool) {
+func (r runner) runStage(ctx context.Context, spec *launchv1.Spec, stage *launchv1.Stage) (*launchv1.ExitStatus, bool) {
 	limit := stage.GetTimeout().AsDuration()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var all strings.Builder
 	tail := new(output.Tail)
 	mask := newMask(spec)
-	started, err := s.launchProcess(stage.GetProcess().GetArgv(), s.environment(spec), func(line string, isError bool) {
+	started, err := r.start(stage.GetProcess().GetArgv(), environment(r.own, spec), func(line string, isError bool) {
 		if all.Len() < maxStageOutput {
 			all.WriteString(line + "\n")
 		}
 		line = mask.Apply(line)
-		s.log.Line(line)
+		r.log.Line(line)
 		if isError {
 			tail.Add(line)
 		}
@@ -114,15 +122,9 @@ type started struct {
 	drained chan struct{}
 }
 
-// launchProcess starts a process and calls line for each line that it prints,
-// never concurrently.
-func (s *supervisor) launchProcess(argv, environment []string, line func(text string, isError bool)) (*started, error) {
-	return StartProcess(s.processes, process.Spec{Argv: argv, Env: environment}, line)
-}
-
-// WriteFiles writes the files of a spec, each at once, below directories that
+// writeFiles writes the files of a spec, each at once, below directories that
 // only our user enters if they are new.
-func WriteFiles(files []*launchv1.File) error {
+func writeFiles(files []*launchv1.File) error {
 	for _, file := range files {
 		if err := writeFile(file); err != nil {
 			return fmt.Errorf("write file %s: %w", file.GetPath(), err)

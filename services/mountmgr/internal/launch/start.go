@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -120,21 +121,15 @@ func (s *supervisor) stageEnded(name string, exit *launchv1.ExitStatus, succeede
 	}
 }
 
-// environment returns what a process of spec gets: a minimum of our own, the
-// spec's, and extra, which nothing overrides.
-func (s *supervisor) environment(spec *launchv1.Spec, extra ...string) []string {
-	return Environment(s.options.Environment, spec, extra...)
-}
-
-// Environment returns the environment of a process of spec: PATH, HOME and TZ
+// environment returns the environment of a process of spec: PATH, HOME and TZ
 // of own, the variables of spec, and extra, which nothing overrides.
-func Environment(own []string, spec *launchv1.Spec, extra ...string) []string {
+func environment(own []string, spec *launchv1.Spec, extra ...string) []string {
 	variables := map[string]string{
 		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": "/root",
 	}
 	for _, variable := range own {
-		name, value, _ := cutVariable(variable)
+		name, value, _ := strings.Cut(variable, "=")
 		if slices.Contains([]string{"PATH", "HOME", "TZ"}, name) && value != "" {
 			variables[name] = value
 		}
@@ -143,14 +138,14 @@ func Environment(own []string, spec *launchv1.Spec, extra ...string) []string {
 		variables[variable.GetName()] = variable.GetValue()
 	}
 	for _, variable := range extra {
-		if name, value, found := cutVariable(variable); found {
+		if name, value, found := strings.Cut(variable, "="); found {
 			variables[name] = value
 		}
 	}
-	var environment []string
+	var result []string
 	for name, value := range variables {
-		environment = append(environment, name+"="+value)
+		result = append(result, name+"="+value)
 	}
-	slices.Sort(environment)
-	return environment
+	slices.Sort(result)
+	return result
 }

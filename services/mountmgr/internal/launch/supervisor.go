@@ -9,7 +9,6 @@ import (
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/output"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/process"
 )
 
 const (
@@ -42,9 +41,8 @@ type supervisor struct {
 	options     Options
 	directory   string
 	descriptors *clientfd.Server
-	log         *output.Log
 	logger      *slog.Logger
-	processes   *process.Table
+	runner
 	// inbox takes what is to be done in the loop; ended is closed after it.
 	inbox chan func()
 	ended chan struct{}

@@ -42,6 +42,8 @@ const (
 type Session struct {
 	conn   *fdpass.Conn
 	hello  *launchv1.Hello
+	// process is the jfs-launch itself.
+	process Process
 	events chan *launchv1.Event
 	done   chan struct{}
 
@@ -100,26 +102,23 @@ func Reconnect(ctx context.Context, podsDir, podUID string, uid uint32) (*Sessio
 }
 
 func greet(ctx context.Context, conn *fdpass.Conn, uid uint32) (*Session, error) {
-	hello, err := receiveHello(ctx, conn, uid)
+	hello, process, err := receiveHello(ctx, conn, uid)
 	if err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("greet jfs-launch: %w", err)
 	}
 	s := &Session{
-		conn: conn, hello: hello, events: make(chan *launchv1.Event, eventBacklog),
+		conn: conn, hello: hello, process: process, events: make(chan *launchv1.Event, eventBacklog),
 		done: make(chan struct{}), waiting: make(map[uint64]chan reply),
 	}
 	go s.receive()
 	return s, nil
 }
 
-func receiveHello(ctx context.Context, conn *fdpass.Conn, uid uint32) (*launchv1.Hello, error) {
-	peer, err := conn.Peer()
+func receiveHello(ctx context.Context, conn *fdpass.Conn, uid uint32) (*launchv1.Hello, Process, error) {
+	process, err := checkPeer(conn, uid)
 	if err != nil {
-		return nil, err
-	}
-	if peer.UID != uid {
-		return nil, fmt.Errorf("peer has uid %d instead of %d: %w", peer.UID, uid, errdefs.ErrPermissionDenied)
+		return nil, Process{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, replyTimeout)
 	defer cancel()
@@ -127,15 +126,32 @@ func receiveHello(ctx context.Context, conn *fdpass.Conn, uid uint32) (*launchv1
 	files, err := conn.Receive(ctx, &message)
 	fdpass.CloseFiles(files)
 	if err != nil {
-		return nil, err
+		return nil, Process{}, err
 	}
 	hello := message.GetEvent().GetHello()
 	if hello == nil {
-		return nil, fmt.Errorf("first message is no greeting: %w", errdefs.ErrInvalidArgument)
+		return nil, Process{}, fmt.Errorf("first message is no greeting: %w", errdefs.ErrInvalidArgument)
 	}
 	theirs := apiversion.Range{Version: hello.GetVersion(), MinVersion: hello.GetMinVersion()}
-	return hello, apiversion.Launch().Check(theirs)
+	return hello, process, apiversion.Launch().Check(theirs)
 }
+
+func checkPeer(conn *fdpass.Conn, uid uint32) (Process, error) {
+	peer, err := conn.Peer()
+	if err != nil {
+		return Process{}, err
+	}
+	if peer.UID != uid {
+		return Process{}, fmt.Errorf("peer has uid %d instead of %d: %w", peer.UID, uid, errdefs.ErrPermissionDenied)
+	}
+	if peer.PID == 0 {
+		return Process{}, fmt.Errorf("peer is not in our pid namespace: run the mount manager with hostPID: %w", errdefs.ErrFailedPrecondition)
+	}
+	return identify(peer.PID)
+}
+
+// Process is the jfs-launch of this session.
+func (s *Session) Process() Process { return s.process }
 
 // Status is what jfs-launch was doing when the session began.
 func (s *Session) Status() *launchv1.Status { return s.hello.GetStatus() }

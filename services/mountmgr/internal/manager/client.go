@@ -63,14 +63,14 @@ func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, erro
 	if client.PodUID, err = m.manager.Pods.Create(ctx, pod); err != nil {
 		return nil, err
 	}
-	session, err := m.startIn(ctx, client, s)
+	running, err := m.startIn(ctx, client, s)
 	if err != nil {
 		return nil, errors.Join(err, m.deletePod(client, 0))
 	}
-	return &runningClient{Client: client, session: session}, nil
+	return running, nil
 }
 
-func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart) (*launcher.Session, error) {
+func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart) (*runningClient, error) {
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
 	}
@@ -78,12 +78,17 @@ func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart)
 	if err != nil {
 		return nil, err
 	}
-	s.start.Spec = s.settings.LaunchSpec(m.id, m.snapshot().MountPath)
-	if err := session.Start(ctx, s.start, s.fuse, s.state); err != nil {
+	client.Launcher = session.Process()
+	err = m.recordClient(client, s.successor)
+	if err == nil {
+		s.start.Spec = s.settings.LaunchSpec(m.id, m.snapshot().MountPath)
+		err = session.Start(ctx, s.start, s.fuse, s.state)
+	}
+	if err != nil {
 		session.Close()
 		return nil, fmt.Errorf("start client: %w", err)
 	}
-	return session, nil
+	return &runningClient{Client: client, session: session}, nil
 }
 
 func (m *mount) recordClient(client store.Client, successor bool) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -98,26 +99,21 @@ func (m *mount) keepOld(ctx context.Context, cause error) error {
 }
 
 // passOn lets the old client go and the successor serve. Applications wait
-// from the first line to the last.
+// from letGo on.
 func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 	began := time.Now()
-	record := m.snapshot()
-	stopWaking, err := m.manager.Prober.Wake(ctx, record.MountPath)
-	if err != nil {
-		return err
-	}
-	state, err := m.session.HandOff(ctx, handOffTimeout)
-	stopWaking()
+	old := m.snapshot().Client
+	state, err := m.letGo(ctx)
 	if errors.Is(err, context.DeadlineExceeded) {
 		// The old client serves on; its pod will be killed by kubelet, which
 		// is a recovery then.
 		successor.session.Close()
 		return errors.Join(err, m.dropSuccessor())
 	}
-	if err != nil {
-		m.log.WarnContext(ctx, "old client gave no state", logkeys.Error, err)
+	if err == nil {
+		err = m.letServe(ctx, successor, old.SessionID, state)
 	}
-	if err := m.letServe(ctx, successor, record.Client.SessionID, state); err != nil {
+	if err != nil {
 		return m.rescue(ctx, successor, state, err)
 	}
 	m.log.InfoContext(ctx, "handed over", logkeys.Duration, time.Since(began), logkeys.Pod, successor.PodName)
@@ -128,7 +124,28 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 	if err := m.transition(lifecycle.Serving, "", ""); err != nil {
 		return err
 	}
-	return m.deletePod(record.Client, 0)
+	return m.deletePod(old, 0)
+}
+
+// letGo makes the old client stop at a request boundary and returns its state.
+// Clients up to 1.4.1 go even when they are busy: what they had read is put
+// back into the queue.
+func (m *mount) letGo(ctx context.Context) (launcher.State, error) {
+	_, fuse, err := m.manager.Vault.Get(ctx, m.id)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = fuse.Close() }()
+	stopWaking, err := m.manager.Prober.Wake(ctx, m.snapshot().MountPath)
+	if err != nil {
+		return nil, err
+	}
+	state, err := m.session.HandOff(ctx, handOffTimeout)
+	stopWaking()
+	if err != nil {
+		return nil, err
+	}
+	return state, clientfd.Resend(fuse)
 }
 
 func (m *mount) letServe(ctx context.Context, successor *runningClient, sessionID uint64, state launcher.State) error {
@@ -146,6 +163,7 @@ func (m *mount) letServe(ctx context.Context, successor *runningClient, sessionI
 func (m *mount) rescue(ctx context.Context, failed *runningClient, state launcher.State, cause error) error {
 	m.log.WarnContext(ctx, "successor does not serve", logkeys.Pod, failed.PodName, logkeys.Error, cause)
 	failed.session.Close()
+	m.closeSession()
 	if err := m.dropSuccessor(); err != nil {
 		return err
 	}

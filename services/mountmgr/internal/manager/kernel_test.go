@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -127,7 +126,7 @@ func TestReadersSurviveKills(t *testing.T) {
 		name string
 		do   func(*nodetest.Node, store.Record)
 	}{
-		{"jfs-launch", func(n *nodetest.Node, r store.Record) { n.Kubelet.Signal(r.Client.PodUID, syscall.SIGKILL) }},
+		{"jfs-launch", func(n *nodetest.Node, r store.Record) { n.Kubelet.Kill(r.Client.PodUID) }},
 		{"vault", func(n *nodetest.Node, _ store.Record) { n.StopVault(); n.StartVault() }},
 		{"manager", func(n *nodetest.Node, _ store.Record) { n.StopManager(); n.StartManager() }},
 		{"vault and manager", func(n *nodetest.Node, _ store.Record) {
@@ -138,14 +137,14 @@ func TestReadersSurviveKills(t *testing.T) {
 		}},
 		{"manager, then jfs-launch while it is away", func(n *nodetest.Node, r store.Record) {
 			n.StopManager()
-			n.Kubelet.Signal(r.Client.PodUID, syscall.SIGKILL)
+			n.Kubelet.Kill(r.Client.PodUID)
 			n.StartManager()
 		}},
 		{"vault, then jfs-launch", func(n *nodetest.Node, r store.Record) {
 			n.StopVault()
 			n.StartVault()
 			n.Eventually("the vault is filled", func() error { return n.Held(r.ID) })
-			n.Kubelet.Signal(r.Client.PodUID, syscall.SIGKILL)
+			n.Kubelet.Kill(r.Client.PodUID)
 		}},
 	} {
 		t.Run(kill.name, func(t *testing.T) {

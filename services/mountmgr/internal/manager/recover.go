@@ -10,6 +10,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
@@ -17,6 +18,9 @@ import (
 )
 
 const (
+	// endPatience is how long a jfs-launch that does not answer may still run
+	// before it is killed.
+	endPatience = 2 * time.Second
 	// restartTimeout is how long jfs-launch may take to restart a client.
 	restartTimeout = 10 * time.Second
 	// recoverTimeout bounds a recovery. A connection that nobody serves turns
@@ -85,6 +89,12 @@ func (m *mount) replaceClient(ctx context.Context, state launcher.State) error {
 	}
 	defer func() { _ = fuse.Close() }()
 	old := m.snapshot().Client
+	if err := old.Launcher.AwaitEnd(ctx, endPatience); err != nil {
+		return err
+	}
+	if err := clientfd.Resend(fuse); err != nil {
+		return err
+	}
 	client, err := m.launch(ctx, clientStart{
 		settings: settings, fuse: fuse, state: state, successor: true,
 		start: &launchv1.Start{Settings: request, SessionId: old.SessionID, SkipStages: true},

@@ -242,6 +242,23 @@ func (k *Kubelet) Signal(uid string, signal syscall.Signal) {
 	}
 }
 
+// Kill ends a pod at once and returns when all its processes are gone.
+func (k *Kubelet) Kill(uid string) {
+	k.t.Helper()
+	k.kill(uid)
+	deadline := time.NewTimer(10 * time.Second)
+	defer deadline.Stop()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for k.Running(uid) {
+		select {
+		case <-deadline.C:
+			k.t.Fatalf("pod %s does not end", uid)
+		case <-ticker.C:
+		}
+	}
+}
+
 func (k *Kubelet) kill(uid string) { k.Signal(uid, syscall.SIGKILL) }
 
 // killAll ends every pod and takes its root file system away.

@@ -16,7 +16,9 @@ import (
 // The client's own commands go through a file that is found in every directory
 // and listed in none. Numbers are big endian.
 const (
-	controlName   = ".control"
+	controlName = ".control"
+	// prefixedControlName is its name under the client's --prefix-internal.
+	prefixedControlName = ".jfs.control"
 	commandRemove = 1002
 	removeThreads = 50
 	// progressMark begins a progress record: two counters of 8 bytes follow.
@@ -97,6 +99,9 @@ func removeMessage(parent uint64, name string) []byte {
 // control gives the client a command of its own and waits until it is done.
 func (k *Kernel) control(ctx context.Context, message []byte, progress func(uint64)) error {
 	file, err := k.Lookup(ctx, RootInode, controlName)
+	if errors.Is(err, unix.ENOENT) {
+		file, err = k.Lookup(ctx, RootInode, prefixedControlName)
+	}
 	var handle uint64
 	if err == nil {
 		handle, err = k.open(ctx, file.Inode)

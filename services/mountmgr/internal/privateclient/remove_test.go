@@ -24,6 +24,8 @@ type client struct {
 	modes   map[uint64]uint32
 	// result is what follows the command in the control file, in pieces.
 	result [][]byte
+	// name of the control file if it is not the usual one.
+	name string
 	// twist changes an answer, to test what is refused.
 	twist func(operation uint32, packet []byte) []byte
 
@@ -75,7 +77,7 @@ func (c *client) answer(operation uint32, inode uint64, body []byte) (data []byt
 	case 1:
 		name := strings.TrimRight(string(body), "\x00")
 		found := c.entries[string(rune('0'+inode))+"/"+name]
-		if name == ".control" {
+		if name == c.name || c.name == "" && name == ".control" {
 			found = controlInode
 		}
 		if found == 0 {
@@ -172,6 +174,23 @@ func TestRemoveTree(t *testing.T) {
 				t.Errorf("removed %q, %v; want %q, %v", removed, err, test.removed, test.want)
 			}
 		})
+	}
+}
+
+func TestOtherNameOfTheControlFile(t *testing.T) {
+	c := &client{entries: tree(), name: ".jfs.control", result: [][]byte{{0}}}
+	kernel := start(t, c)
+	err := errors.Join(kernel.Init(t.Context()), kernel.RemoveTree(t.Context(), "/volume", nil))
+	if removed := c.finish(kernel); err != nil || removed != "1/volume" {
+		t.Errorf("removed %q, %v", removed, err)
+	}
+}
+
+func TestMissingControlFileIsAFailure(t *testing.T) {
+	kernel := start(t, &client{entries: tree(), name: "none"})
+	err := errors.Join(kernel.Init(t.Context()), kernel.RemoveTree(t.Context(), "/volume", nil))
+	if !errors.Is(err, errdefs.ErrUnavailable) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 )
 
@@ -57,6 +58,8 @@ type Client struct {
 	Version   string    `json:"version,omitempty"`
 	SessionID uint64    `json:"sessionID,omitempty"`
 	StartedAt time.Time `json:"startedAt,omitzero"`
+	// Launcher is PID 1 of the pod, once it was met.
+	Launcher launcher.Process `json:"launcher,omitzero"`
 }
 
 // Reference is one target path at which the mount is visible.

@@ -1,0 +1,71 @@
+//go:build kernel
+
+package launch_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
+)
+
+func TestRealRemove(t *testing.T) {
+	for _, version := range versions() {
+		t.Run(version, func(t *testing.T) {
+			fs := clienttest.Format(t, clienttest.Binary(t, version))
+			p, m, mount, settings := startGood(t, fs, nil)
+			mount.Run(t, "sh", "-c", "mkdir -p pv/one/a/b pv/two && for i in $(seq 300); do echo $i > pv/one/a/b/$i; done && echo keep > pv/two/file && echo > pv/file")
+			mount.Unmount(t)
+			m.ended(false)
+			p.exits(0)
+			for path, want := range map[string]error{
+				"/pv/one": nil, "/pv/missing": nil, "/missing/one": nil,
+				"/pv/file": errdefs.ErrFailedPrecondition, "/": errdefs.ErrInvalidArgument,
+			} {
+				if err := remove(t, fs, path); (err == nil) != (want == nil) || errors.Is(want, errdefs.ErrInvalidArgument) && !errors.Is(err, want) {
+					t.Errorf("%s: got %v, want %v", path, err, want)
+				}
+			}
+			_, _, mount, _ = startGood(t, fs, settings)
+			if got := mount.Run(t, "find", "pv"); got != "pv\npv/file\npv/two\npv/two/file\n" && got != "pv\npv/two\npv/two/file\npv/file\n" {
+				t.Errorf("left over:\n%s", got)
+			}
+		})
+	}
+}
+
+// remove removes path by a client that has no mount point at all.
+func remove(t *testing.T, fs clienttest.FileSystem, path string) error {
+	t.Helper()
+	return launch.Remove(t.Context(), &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}, launch.RemoveOptions{
+		SpecFile: "-", Path: path, Environment: os.Environ(), Output: os.Stderr, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+}
+
+func TestRealRemoveFails(t *testing.T) {
+	fs := clienttest.Format(t, clienttest.Binary(t, clienttest.DefaultVersion))
+	fs.Meta = "sqlite3:///nowhere/at-all.db"
+	termination := filepath.Join(t.TempDir(), "termination-log")
+	if err := os.WriteFile(termination, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := launch.Remove(context.Background(), &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}, launch.RemoveOptions{
+		SpecFile: "-", Path: "/volume", TerminationLog: termination, Output: os.Stderr, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err == nil || !strings.Contains(err.Error(), "ended before") {
+		t.Errorf("got %v", err)
+	}
+	data, err := os.ReadFile(termination)
+	if err != nil || !strings.Contains(string(data), `"stage":"remove"`) || !strings.Contains(string(data), "is not available") {
+		t.Errorf("termination message %s, %v", data, err)
+	}
+}

@@ -1,0 +1,206 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/output"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/process"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/privateclient"
+)
+
+const (
+	// removeStage is the name of the removal in the termination message.
+	removeStage = "remove"
+	// clientStartTime bounds the start of a client, whose own patience with its
+	// metadata is 72 seconds.
+	clientStartTime = 2 * time.Minute
+	// clientEndTime bounds its end.
+	clientEndTime = 10 * time.Second
+	// progressPause is how often the progress of a removal is told.
+	progressPause = 10 * time.Second
+)
+
+// RemoveOptions are the settings of Remove.
+type RemoveOptions struct {
+	// SpecFile is a launch.v1.Spec in JSON.
+	SpecFile string
+	// Path is the directory to remove, as the file system's root sees it.
+	Path string
+	// Timeout bounds the removal; 0 does not.
+	Timeout time.Duration
+	// TerminationLog is written when the removal fails, if it exists.
+	TerminationLog string
+	// Environment is the program's own, of which PATH, HOME and TZ are passed on.
+	Environment []string
+	// ReapOrphans is set for PID 1.
+	ReapOrphans bool
+	// Output receives what the stages and the client print.
+	Output *os.File
+	// Logger is for the program's own records.
+	Logger *slog.Logger
+}
+
+// AddFlags registers the flags of remove.
+func (o *RemoveOptions) AddFlags(flags *flag.FlagSet) {
+	flags.StringVar(&o.SpecFile, "spec", "", "`file` with the launch.v1.Spec of the file system in JSON")
+	flags.StringVar(&o.Path, "path", "", "`directory` to remove, absolute in the file system")
+	flags.DurationVar(&o.Timeout, "timeout", 0, "time `limit`; 0 for none")
+	flags.StringVar(&o.TerminationLog, "termination-log", "/dev/termination-log", "`file` for the reason of a failure; written only if it exists")
+}
+
+// Validate says what is wrong: errdefs.ErrInvalidArgument.
+func (o RemoveOptions) Validate() error {
+	if o.SpecFile == "" {
+		return fmt.Errorf("no spec file: %w", errdefs.ErrInvalidArgument)
+	}
+	return privateclient.CheckPath(o.Path)
+}
+
+// Remove removes the directory options.Path of the file system that spec
+// describes, with all that is in it. A missing directory counts as removed. It
+// needs no mount, no /dev/fuse and no privilege: the client is started on a
+// socket pair. A failure is written to the termination log too.
+func Remove(ctx context.Context, spec *launchv1.Spec, options RemoveOptions) error {
+	if err := errors.Join(options.Validate(), ValidateSpec(spec)); err != nil {
+		return err
+	}
+	if options.Timeout > 0 {
+		limited, cancel := context.WithTimeoutCause(ctx, options.Timeout, fmt.Errorf("took longer than %s", options.Timeout))
+		defer cancel()
+		ctx = limited
+	}
+	log := output.NewLog(options.Output)
+	defer func() {
+		flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
+		defer cancel()
+		log.Close(flush.Done())
+	}()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := remover{
+		runner:  runner{processes: process.NewTable(options.ReapOrphans), own: options.Environment, log: log},
+		options: options, spec: spec, mask: newMask(spec),
+	}
+	go r.processes.Run(ctx)
+	stage, exit := r.run(ctx)
+	if exit == nil {
+		return nil
+	}
+	if err := writeTermination(options.TerminationLog, stage, exit); err != nil {
+		options.Logger.Warn("cannot write the termination message", logkeys.Error, err)
+	}
+	return fmt.Errorf("%s: exit code %d %s", stage, exit.GetCode(), exit.GetError())
+}
+
+// remover is one removal.
+type remover struct {
+	runner
+	options RemoveOptions
+	spec    *launchv1.Spec
+	mask    *output.Mask
+}
+
+// run returns the stage that failed and how; no status when all went well.
+func (r *remover) run(ctx context.Context) (stage string, failure *launchv1.ExitStatus) {
+	if err := writeFiles(r.spec.GetFiles()); err != nil {
+		return filesStage, &launchv1.ExitStatus{Code: -1, Error: err.Error()}
+	}
+	for _, stage := range r.spec.GetStages() {
+		if exit, succeeded := r.runStage(ctx, r.spec, stage); !succeeded {
+			return stage.GetName(), exit
+		}
+	}
+	lines, err := r.remove(ctx)
+	if err != nil {
+		return removeStage, &launchv1.ExitStatus{Code: 1, Stderr: lines, Error: r.mask.Apply(err.Error())}
+	}
+	return "", nil
+}
+
+// remove starts the client, has it remove the directory, and ends it. With an
+// error come the last lines that the client printed.
+func (r *remover) remove(ctx context.Context) ([]string, error) {
+	directory, err := os.MkdirTemp("", "jfs-launch-")
+	if err != nil {
+		return nil, fmt.Errorf("make private directory: %w", err)
+	}
+	defer os.RemoveAll(directory) //nolint:errcheck // the container ends
+	socket := filepath.Join(directory, descriptorSocket)
+	descriptors, err := clientfd.Listen(socket, r.options.Logger)
+	if err != nil {
+		return nil, err
+	}
+	defer descriptors.Close() //nolint:errcheck // the container ends
+	kernel, descriptor, err := privateclient.Pair()
+	if err != nil {
+		return nil, err
+	}
+	descriptors.SetDescriptor(descriptor, nil)
+	c, err := r.startChild(r.spec, r.mask, socket)
+	if err != nil {
+		kernel.Close() //nolint:errcheck // unused
+		return nil, err
+	}
+	descriptors.Admit(c.process.PID)
+	err = r.removeWith(ctx, kernel, c)
+	r.end(kernel, c)
+	return c.tail.Lines(), err
+}
+
+// errClientEnded is why a removal ends when its client does.
+var errClientEnded = errors.New("the client ended before it was done")
+
+func (r *remover) removeWith(ctx context.Context, kernel *privateclient.Kernel, c *client) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-c.process.Done():
+			cancel(errClientEnded)
+		case <-ctx.Done():
+		}
+	}()
+	starting, stop := context.WithTimeoutCause(ctx, clientStartTime, fmt.Errorf("the client did not start within %s", clientStartTime))
+	defer stop()
+	if err := kernel.Init(starting); err != nil {
+		return err
+	}
+	told := time.Now()
+	err := kernel.RemoveTree(ctx, r.options.Path, func(removed uint64) {
+		if now := time.Now(); now.Sub(told) >= progressPause {
+			told = now
+			r.options.Logger.Info("removing", "path", r.options.Path, "entries", removed)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return kernel.Destroy(ctx)
+}
+
+// end ends the client: it stops by itself, and in order, when its connection
+// does. Before that it asks for the descriptor once more, so that is still here.
+func (r *remover) end(kernel *privateclient.Kernel, c *client) {
+	kernel.Close() //nolint:errcheck // everything was answered
+	select {
+	case <-c.process.Done():
+	case <-time.After(clientEndTime):
+		r.options.Logger.Warn("the client does not end, it is killed", logkeys.PID, c.process.PID)
+		c.process.SignalGroup(unix.SIGKILL) //nolint:errcheck // it has ended
+		<-c.process.Done()
+	}
+	<-c.drained
+}

@@ -1,0 +1,91 @@
+package launcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process identifies a jfs-launch on this machine, also after its process id
+// was given to another process.
+type Process struct {
+	PID int32 `json:"pid,omitempty"`
+	// StartTicks is when it started, in clock ticks since the boot.
+	StartTicks uint64 `json:"startTicks,omitempty"`
+}
+
+// startTicksField is the index of starttime after the command name of
+// /proc/PID/stat; see proc_pid_stat(5).
+const startTicksField = 19
+
+// pollStep bounds one wait for the end of a process, between looks at the
+// context.
+const pollStep = 50 * time.Millisecond
+
+// identify names the process with a process id that is known to run now.
+func identify(pid int32) (Process, error) {
+	ticks, err := startTicks(pid)
+	return Process{PID: pid, StartTicks: ticks}, err
+}
+
+func startTicks(pid int32) (uint64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("read process %d: %w", pid, err)
+	}
+	_, rest, found := strings.Cut(string(raw), ") ")
+	fields := strings.Fields(rest)
+	if !found || len(fields) <= startTicksField {
+		return 0, fmt.Errorf("read process %d: unknown format", pid)
+	}
+	return strconv.ParseUint(fields[startTicksField], 10, 64)
+}
+
+// AwaitEnd waits until the process and, since it is PID 1 of its namespace,
+// all that it has started are gone: only then is nobody left who could answer a
+// request. When patience is over it is killed; context.DeadlineExceeded when
+// even that does not end it before ctx does.
+func (p Process) AwaitEnd(ctx context.Context, patience time.Duration) error {
+	if p.PID == 0 {
+		return nil
+	}
+	pidfd, err := unix.PidfdOpen(int(p.PID), 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if ticks, err := startTicks(p.PID); err != nil || ticks != p.StartTicks {
+		return nil //nolint:nilerr // It is gone, or its number belongs to another process.
+	}
+	gentle := time.Now().Add(patience)
+	for killed := false; ; {
+		if ended(pidfd) {
+			return nil
+		}
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("jfs-launch (process %d) does not end: %w", p.PID, err)
+		}
+		if !killed && time.Now().After(gentle) {
+			killed = true
+			if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("kill process %d: %w", p.PID, err)
+			}
+		}
+	}
+}
+
+// ended waits up to pollStep for the end of a process.
+func ended(pidfd int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	count, err := unix.Poll(fds, int(pollStep.Milliseconds()))
+	return err == nil && count > 0
+}
