@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// DriverName is the name of the CSI driver in PersistentVolumes.
+	// DriverName is what the CSI driver is called in PersistentVolumes unless an
+	// installation says otherwise.
 	DriverName = "csi.juicefs.com"
 	// MountPodSelector selects mount pods by their label.
 	MountPodSelector = nameLabel + "=" + mountPodName
@@ -85,9 +86,11 @@ type Volume struct {
 	Handle string
 }
 
-// Lookup finds what a pod's volumes refer to. Both functions return nil for
-// objects that do not exist.
+// Lookup finds what a pod's volumes refer to. Claim and Volume return
+// nil for objects that do not exist.
 type Lookup struct {
+	// Driver is the name of the CSI driver.
+	Driver string
 	Claim  func(namespace, name string) *corev1.PersistentVolumeClaim
 	Volume func(name string) *corev1.PersistentVolume
 	// JuiceFSClass says whether a StorageClass is provisioned by the driver, so
@@ -121,7 +124,7 @@ func (l Lookup) resolve(claim *corev1.PersistentVolumeClaim) (Volume, bool) {
 		return v, class != nil && l.JuiceFSClass != nil && l.JuiceFSClass(*class)
 	}
 	pv := l.Volume(claim.Spec.VolumeName)
-	if pv == nil || pv.Spec.CSI == nil || pv.Spec.CSI.Driver != DriverName {
+	if pv == nil || pv.Spec.CSI == nil || pv.Spec.CSI.Driver != l.Driver {
 		return Volume{}, false
 	}
 	v.Name, v.Handle = pv.Name, pv.Spec.CSI.VolumeHandle

@@ -59,6 +59,7 @@ func TestVolumes(t *testing.T) {
 		"pv-other": volume("pv-other", "disk.example.com", "x"),
 	}
 	lookup := inventory.Lookup{
+		Driver: inventory.DriverName,
 		Claim: func(ns, name string) *corev1.PersistentVolumeClaim {
 			return claims[ns+"/"+name]
 		},
