@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -45,15 +46,24 @@ func startPod(t *testing.T) (*program, int) {
 	return p, onlyChild(t, p.command.Process.Pid)
 }
 
+// onlyChild finds the child of a process, whichever of its threads started it.
 func onlyChild(t *testing.T, pid int) int {
 	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var child int
-	if _, err := fmt.Sscan(string(data), &child); err != nil {
-		t.Fatalf("no child: %v", err)
+	var children string
+	for _, list := range lists {
+		data, err := os.ReadFile(list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		children += string(data)
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(children))
+	if err != nil {
+		t.Fatalf("children %q", children)
 	}
 	return child
 }
@@ -111,8 +121,12 @@ func TestRealPod(t *testing.T) {
 	}
 	t.Logf("serving: %s resident, %s at most", field(t, pid, "VmRSS"), field(t, pid, "VmHWM"))
 	m = connect(t, p.socket)
-	if status := m.hello(); status.GetRestarts() != 1 || !status.GetTerminating() {
+	status := m.hello()
+	if status.GetRestarts() != 1 || !status.GetTerminating() {
 		t.Errorf("got %v", status)
+	}
+	if status.GetState() != launchv1.Status_STATE_SERVING {
+		m.serving() // it answers a little before it gives the descriptor back
 	}
 	mount.Unmount(t)
 	m.ended(false)

@@ -19,8 +19,8 @@ const (
 	controlName = ".control"
 	// prefixedControlName is its name under the client's --prefix-internal.
 	prefixedControlName = ".jfs.control"
-	commandRemove = 1002
-	removeThreads = 50
+	commandRemove       = 1002
+	removeThreads       = 50
 	// progressMark begins a progress record: two counters of 8 bytes follow.
 	progressMark = 0xFE
 	progressSize = 17
