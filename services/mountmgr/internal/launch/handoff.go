@@ -63,15 +63,24 @@ func (s *supervisor) finishHandOff() {
 		}
 		os.Remove(state.Name()) //nolint:errcheck // removed before the next start
 	}
+	s.answering = true
 	result := &launchv1.HandOffResult{HasState: len(files) > 0}
 	r.reply(&launchv1.Reply{Result: &launchv1.Reply_HandOff{HandOff: result}}, func(err error) {
-		s.post(func() { s.handedOff(clientStart{state: state}, err) })
+		s.post(func() {
+			s.answering = false
+			s.handedOff(clientStart{state: state}, err)
+			deferred := s.deferred
+			s.deferred = nil
+			for _, r := range deferred {
+				s.handle(r)
+			}
+		})
 	}, files...)
 }
 
 // handedOff ends the hand-over; when its answer was lost, we serve on.
 func (s *supervisor) handedOff(own clientStart, err error) {
-	if err != nil && s.stop == nil {
+	if err != nil {
 		s.logger.Warn("the mount manager went away in a hand-over, the client is started again", logkeys.Error, err)
 		s.restarts++
 		s.startClient(own)

@@ -67,6 +67,10 @@ func code(err error) uint32 {
 
 // handle does one command; in the loop.
 func (s *supervisor) handle(r *request) {
+	if s.answering {
+		s.deferred = append(s.deferred, r)
+		return
+	}
 	defer func() { fdpass.CloseFiles(r.files) }()
 	var err error
 	switch operation := r.command.GetOperation().(type) {

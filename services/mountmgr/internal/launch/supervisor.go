@@ -68,6 +68,10 @@ type supervisor struct {
 	// handOff and stop are commands whose answer is due.
 	handOff *handOff
 	stop    *request
+	// answering is true from the answer of a HandOff until we know that it was
+	// sent; the commands that the mount manager sends upon it wait in deferred.
+	answering bool
+	deferred  []*request
 
 	finished bool
 	exitCode int
