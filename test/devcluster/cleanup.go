@@ -103,12 +103,12 @@ func (m machine) clear(ctx context.Context) error {
 	}
 	ids := m.ids()
 	if _, ok := ids["mnt"]; ok {
-		if err := m.do(unmountPrivate); err != nil {
+		if err := m.enter([]string{"mnt"}, unmountPrivate); err != nil {
 			return err
 		}
 	}
 	if _, ok := ids["net"]; ok {
-		if err := m.do(removeLinks); err != nil {
+		if err := m.enter([]string{"net"}, removeLinks); err != nil {
 			return err
 		}
 	}
@@ -162,7 +162,7 @@ func (m machine) abortFuse(ids map[string]namespaceID, tables []string) error {
 // withMountTable calls fn, outside of the machine, with the path of a file
 // that shows the machine's mounts.
 func (m machine) withMountTable(fn func(table string) error) error {
-	return m.do(func() error {
+	return m.enter([]string{"mnt"}, func() error {
 		table := fmt.Sprintf("/proc/%d/task/%d/mountinfo", os.Getpid(), unix.Gettid())
 		result := make(chan error, 1)
 		go func() { result <- fn(table) }() // not on this thread

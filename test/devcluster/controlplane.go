@@ -147,8 +147,12 @@ func (c *Cluster) startControlPlane(ctx context.Context, say *reporter) error {
 	return nil
 }
 
-// Client returns a client with all rights.
+// Client returns a client with all rights; errdefs.ErrUnavailable when the
+// cluster is not running.
 func (c *Cluster) Client() (kubernetes.Interface, error) {
+	if err := c.layout.checkConnected(); err != nil {
+		return nil, err
+	}
 	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig: %w", err)

@@ -41,6 +41,9 @@ func (c *Cluster) NodeOutput(ctx context.Context, node string, argv ...string) (
 
 // Kubectl runs the cluster's kubectl with all rights and waits for it.
 func (c *Cluster) Kubectl(ctx context.Context, streams Streams, args ...string) error {
+	if err := c.layout.checkConnected(); err != nil {
+		return err
+	}
 	cmd := exec.CommandContext(ctx, c.state.KubernetesBinary, append([]string{"kubectl"}, args...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = streams.In, streams.Out, streams.Err

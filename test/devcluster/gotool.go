@@ -51,6 +51,9 @@ func goBuild(ctx context.Context, dir, binary, linkFlags string, say *reporter, 
 	_ = writer.Close()
 	<-done
 	stop()
+	if ctx.Err() != nil {
+		return fmt.Errorf("go build in %s: %w", dir, ctx.Err())
+	}
 	if err != nil {
 		return fmt.Errorf("go build in %s: %w\n%s", dir, err, watch.tail())
 	}

@@ -167,14 +167,19 @@ func kubernetesModuleDir(ctx context.Context, dir, source, version string, say *
 	return module, writeKubernetesModule(ctx, module, filepath.Join(committed, "main.go"), version, say)
 }
 
-// PinKubernetes makes the committed go.mod and go.sum anew for a version.
+// PinKubernetes makes the committed go.mod and go.sum anew for a version, or
+// for the version they have.
 func PinKubernetes(ctx context.Context, opts Options, progress io.Writer) error {
 	source, err := sourceDir(opts.SourceDir)
 	if err != nil {
 		return err
 	}
+	version, err := resolveVersion(opts.KubernetesVersion, source)
+	if err != nil {
+		return err
+	}
 	dir := filepath.Join(source, "kubernetes")
-	return writeKubernetesModule(ctx, dir, filepath.Join(dir, "main.go"), opts.KubernetesVersion, newReporter(progress))
+	return writeKubernetesModule(ctx, dir, filepath.Join(dir, "main.go"), version, newReporter(progress))
 }
 
 // writeKubernetesModule writes a module that builds the Kubernetes binary in

@@ -127,3 +127,16 @@ func TestRequirementsNameThePackages(t *testing.T) {
 		t.Error("a plain file passed for /dev/fuse")
 	}
 }
+
+func TestRequirementsNameTheKernelModules(t *testing.T) {
+	proc := t.TempDir()
+	if err := os.WriteFile(filepath.Join(proc, "filesystems"), []byte("nodev\ttmpfs\n\text4\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkKernel(proc); err == nil || !strings.Contains(err.Error(), "modprobe -a br_netfilter overlay") {
+		t.Errorf("got %v", err)
+	}
+	if err := checkKernel("/proc"); err != nil {
+		t.Errorf("this machine: %v", err)
+	}
+}

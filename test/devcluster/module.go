@@ -3,6 +3,7 @@ package devcluster
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -40,45 +41,47 @@ func rewriteModule(upstream []byte, version string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse go.mod of %s %s: %w", kubernetesModule, version, err)
 	}
-	to := new(modfile.File)
-	if err := to.AddModuleStmt(binaryModule); err != nil {
-		return nil, fmt.Errorf("name module: %w", err)
-	}
-	if from.Go != nil {
-		if err := to.AddGoStmt(from.Go.Version); err != nil {
-			return nil, fmt.Errorf("copy go version: %w", err)
-		}
-	}
 	replaced := stagingModules(from)
-	to.AddNewRequire(kubernetesModule, version, false)
+	var to strings.Builder
+	fmt.Fprintf(&to, "module %s\n", binaryModule)
+	if from.Go != nil {
+		fmt.Fprintf(&to, "go %s\n", from.Go.Version)
+	}
+	for _, setting := range from.Godebug {
+		fmt.Fprintf(&to, "godebug %s=%s\n", setting.Key, setting.Value)
+	}
+	fmt.Fprintf(&to, "require (\n%s %s\n", kubernetesModule, version)
 	for _, require := range from.Require {
-		if !replaced[require.Mod.Path] {
-			to.AddNewRequire(require.Mod.Path, require.Mod.Version, require.Indirect)
+		if !slices.Contains(replaced, require.Mod.Path) {
+			fmt.Fprintln(&to, require.Mod.Path, require.Mod.Version)
 		}
 	}
-	for _, replace := range from.Replace {
-		module := replace.Old.Path
-		if !replaced[module] {
-			continue
-		}
-		to.AddNewRequire(module, staging, false)
-		if err := to.AddReplace(module, "", module, staging); err != nil {
-			return nil, fmt.Errorf("replace %s: %w", module, err)
+	for _, module := range replaced {
+		// Samples are in no program, and not every mirror has them.
+		if !strings.HasPrefix(module, "k8s.io/sample-") {
+			fmt.Fprintln(&to, module, staging)
 		}
 	}
-	to.Cleanup()
-	to.SortBlocks()
-	return to.Format()
+	fmt.Fprint(&to, ")\nreplace (\n")
+	for _, module := range replaced {
+		fmt.Fprintf(&to, "%s => %s %s\n", module, module, staging)
+	}
+	fmt.Fprint(&to, ")\n")
+	file, err := modfile.Parse("go.mod", []byte(to.String()), nil)
+	if err != nil {
+		return nil, fmt.Errorf("parse new go.mod: %w", err)
+	}
+	return file.Format()
 }
 
 // stagingModules returns the modules that a go.mod replaces by directories of
 // its own repository.
-func stagingModules(file *modfile.File) map[string]bool {
-	modules := map[string]bool{}
+func stagingModules(file *modfile.File) []string {
+	var modules []string
 	for _, replace := range file.Replace {
 		if replace.New.Version == "" && path.Base(replace.New.Path) == path.Base(replace.Old.Path) &&
 			strings.HasPrefix(replace.New.Path, "./staging/") {
-			modules[replace.Old.Path] = true
+			modules = append(modules, replace.Old.Path)
 		}
 	}
 	return modules

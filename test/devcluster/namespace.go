@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -103,34 +104,45 @@ func (m machine) pinAll(tid, flags int) error {
 // do runs fn inside the machine's namespaces. Programs that fn starts are
 // inside too; goroutines that it starts are not.
 func (m machine) do(fn func() error) error {
+	var kinds []string
+	for _, kind := range namespaceKinds() {
+		if _, err := os.Lstat(m.pin(kind.file)); err == nil {
+			kinds = append(kinds, kind.file)
+		}
+	}
+	if len(kinds) == 0 {
+		return fmt.Errorf("%s has no namespaces: %w", m.name, errdefs.ErrNotFound)
+	}
+	return m.enter(kinds, fn)
+}
+
+// enter is do for some of the machine's namespaces.
+func (m machine) enter(kinds []string, fn func() error) error {
 	return onThread(func() error {
 		// Without this, setns of a mount namespace fails: the threads of a Go
 		// program share their root and working directory.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare working directory: %w", err)
 		}
-		var open []int
+		open := map[string]int{}
 		defer func() {
 			for _, fd := range open {
 				_ = unix.Close(fd)
 			}
 		}()
-		var kinds []namespaceKind
+		for _, kind := range kinds {
+			fd, err := unix.Open(m.pin(kind), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return fmt.Errorf("open %s namespace of %s: %w", kind, m.name, err)
+			}
+			open[kind] = fd
+		}
 		for _, kind := range namespaceKinds() {
-			fd, err := unix.Open(m.pin(kind.file), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err == unix.ENOENT {
+			fd, ok := open[kind.file]
+			if !ok {
 				continue
 			}
-			if err != nil {
-				return fmt.Errorf("open %s namespace of %s: %w", kind.file, m.name, err)
-			}
-			open, kinds = append(open, fd), append(kinds, kind)
-		}
-		if len(kinds) == 0 {
-			return fmt.Errorf("%s has no namespaces", m.name)
-		}
-		for i, kind := range kinds {
-			if err := unix.Setns(open[i], kind.flag); err != nil {
+			if err := unix.Setns(fd, kind.flag); err != nil {
 				return fmt.Errorf("enter %s namespace of %s: %w", kind.file, m.name, err)
 			}
 		}

@@ -196,6 +196,15 @@ func (l layout) checkNetworkFree() error {
 	return nil
 }
 
+// checkConnected fails when the machine has no way to the cluster: its
+// addresses would then lead to whatever network the machine is in.
+func (l layout) checkConnected() error {
+	if owner, ok := hostLinkOwner(); !ok || owner != l.dir {
+		return fmt.Errorf("the cluster in %s is not running: %w", l.dir, errdefs.ErrUnavailable)
+	}
+	return nil
+}
+
 // removeHostLink removes the machine's end of the veth and with it its routes
 // to the cluster.
 func (l layout) removeHostLink() error {

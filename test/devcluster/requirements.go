@@ -53,6 +53,7 @@ func checkRequirements(opts Options) error {
 	if err := checkFuse("/dev/fuse"); err != nil {
 		faults = append(faults, err)
 	}
+	faults = append(faults, checkKernel("/proc"))
 	if err := missingTools(requirements(opts.Redis), lookTool); err != nil {
 		faults = append(faults, err)
 	}
@@ -69,6 +70,24 @@ func checkFuse(path string) error {
 	}
 	return fmt.Errorf("%s is missing: load the kernel module with `modprobe fuse`, "+
 		"or in a container pass the device in: %w", path, errdefs.ErrFailedPrecondition)
+}
+
+// checkKernel looks for what a kernel may have as modules that nothing loads
+// by itself. Without br_netfilter, a pod's answer to another pod of its node
+// that asked by way of a Service does not get its address translated back.
+func checkKernel(proc string) error {
+	var modules []string
+	if _, err := os.Stat(proc + "/sys/net/bridge/bridge-nf-call-iptables"); err != nil {
+		modules = append(modules, "br_netfilter")
+	}
+	if data, err := os.ReadFile(proc + "/filesystems"); err != nil || !slices.Contains(strings.Fields(string(data)), "overlay") {
+		modules = append(modules, "overlay")
+	}
+	if len(modules) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the kernel lacks %s; load with: modprobe -a %s: %w",
+		strings.Join(modules, " and "), strings.Join(modules, " "), errdefs.ErrFailedPrecondition)
 }
 
 func missingTools(list []requirement, look func(string) (string, error)) error {

@@ -37,6 +37,9 @@ type DaemonStatus struct {
 	Log   string `json:"log"`
 }
 
+// statusTimeout bounds the questions to an API server that may hang.
+const statusTimeout = 5 * time.Second
+
 // Status asks the API server about the nodes and the machine about the
 // daemons.
 func (c *Cluster) Status(ctx context.Context) (Status, error) {
@@ -60,6 +63,8 @@ func (c *Cluster) Status(ctx context.Context) (Status, error) {
 		s.Running = s.Running && alive
 		s.Daemons = append(s.Daemons, DaemonStatus{Name: p.Name, PID: p.PID, Alive: alive, Log: c.layout.log(p.Name)})
 	}
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
 	for _, node := range c.state.Nodes {
 		s.Nodes = append(s.Nodes, c.nodeStatus(ctx, node))
 	}

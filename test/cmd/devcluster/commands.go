@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,23 +11,6 @@ import (
 
 	"github.com/juicefs-csi/driver/test/devcluster"
 )
-
-// quietError is the failure of a command run for the user.
-type quietError struct{ error }
-
-func (e quietError) Unwrap() error { return e.error }
-
-func isQuiet(err error) bool {
-	var quiet quietError
-	return errors.As(err, &quiet)
-}
-
-func quiet(err error) error {
-	if err == nil {
-		return nil
-	}
-	return quietError{err}
-}
 
 func newCommand(getenv func(string) string) *cobra.Command {
 	opts := &devcluster.Options{}
@@ -139,7 +121,7 @@ func kubectlCommand(opts *devcluster.Options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return quiet(cluster.Kubectl(context.WithoutCancel(cmd.Context()), streams(), args...))
+			return quietExit(cluster.Kubectl(context.WithoutCancel(cmd.Context()), streams(), args...))
 		},
 	}
 }
@@ -172,7 +154,7 @@ func nodeExec(ctx context.Context, opts *devcluster.Options, node string, argv [
 		return err
 	}
 	// An interrupt goes to the command, which is in this terminal too.
-	return quiet(cluster.NodeExec(context.WithoutCancel(ctx), node, streams(), argv...))
+	return quietExit(cluster.NodeExec(context.WithoutCancel(ctx), node, streams(), argv...))
 }
 
 func restartCommand(opts *devcluster.Options) *cobra.Command {

@@ -4,10 +4,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"syscall"
 )
@@ -16,14 +14,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	err := newCommand(os.Getenv).ExecuteContext(ctx)
 	stop()
-	if err == nil {
-		return
+	code, show := exitCode(err)
+	if show {
+		fmt.Fprintln(os.Stderr, "devcluster:", err)
 	}
-	// A command run for the user has said itself what was wrong.
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() > 0 && isQuiet(err) {
-		os.Exit(exit.ExitCode())
-	}
-	fmt.Fprintln(os.Stderr, "devcluster:", err)
-	os.Exit(1)
+	os.Exit(code)
 }
