@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,9 +26,6 @@ import (
 	"github.com/juicefs-csi/driver/services/controller/internal/installation"
 	"github.com/juicefs-csi/driver/services/controller/internal/provisioner"
 )
-
-// requestTimeout bounds one request to Kubernetes.
-const requestTimeout = 30 * time.Second
 
 // Run runs the controller until ctx ends or a part of it fails.
 func Run(ctx context.Context, options Options) error {
@@ -94,7 +90,6 @@ func newClient(options Options) (kubernetes.Interface, error) {
 		return nil, fmt.Errorf("find Kubernetes: %w", err)
 	}
 	config.QPS, config.Burst = options.QPS, options.Burst
-	config.Timeout = requestTimeout
 	config.UserAgent = "juicefs-csi-controller/" + version.Release()
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -145,5 +140,11 @@ func runProvisioner(ctx context.Context, options Options, install installation.I
 	if !options.LeaderElection {
 		return run(ctx)
 	}
-	return lead(ctx, options, client, logger, run)
+	// A lease must be renewed however busy the workers are, so it has a client
+	// with a rate limit of its own.
+	leases, err := newClient(options)
+	if err != nil {
+		return err
+	}
+	return lead(ctx, options, leases, logger, run)
 }

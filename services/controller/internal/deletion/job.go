@@ -98,6 +98,7 @@ func (p plan) podSpec() (corev1.PodSpec, error) {
 			Name:                     "launcher",
 			Image:                    p.launcherImage,
 			Command:                  []string{"/jfs-launch", "install", launcherDir},
+			Resources:                resources,
 			VolumeMounts:             mounts[:1],
 			TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 			SecurityContext:          unprivileged(),

@@ -11,16 +11,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/juicefs-csi/driver/services/controller/internal/installation"
 )
 
-// Waiting for a Job: between two looks at it, and in all.
+// A Job is watched, and looked at all the same after maxPause; waitTimeout is
+// for one call.
 const (
-	firstPause  = 250 * time.Millisecond
-	lastPause   = 2 * time.Second
+	maxPause    = 10 * time.Second
 	waitTimeout = 40 * time.Second
 )
 
@@ -34,7 +36,7 @@ type Remover struct {
 	LauncherImage string
 	// ServiceAccount runs the Jobs; it needs no right. Empty for the default.
 	ServiceAccount string
-	// Pause is the first wait between two looks at a Job; 0 for the default.
+	// Pause is the longest wait between two looks at a Job; 0 for the default.
 	Pause time.Duration
 }
 
@@ -107,7 +109,11 @@ func (r *Remover) storeSpec(ctx context.Context, plan plan, owner *batchv1.Job) 
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: plan.name, Namespace: plan.namespace, Labels: owner.Labels,
-			OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, batchv1.SchemeGroupVersion.WithKind("Job"))},
+			// Without blockOwnerDeletion, which needs a right on the finalizers
+			// of Jobs where Kubernetes checks that.
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job", Name: owner.Name, UID: owner.UID,
+			}},
 		},
 		Data: map[string][]byte{specKey: spec},
 	}
@@ -124,23 +130,11 @@ func (r *Remover) storeSpec(ctx context.Context, plan plan, owner *batchv1.Job) 
 
 // wait waits for the end of the Job and deletes it then.
 func (r *Remover) wait(ctx context.Context, plan plan) error {
-	pause := r.Pause
-	if pause == 0 {
-		pause = firstPause
-	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("job %s/%s goes on%s: %w",
-				plan.namespace, plan.name, suffix(r.explain(ctx, plan)), context.Cause(ctx))
-		case <-timer.C:
-		}
 		job, err := r.Client.BatchV1().Jobs(plan.namespace).Get(ctx, plan.name, metav1.GetOptions{})
 		switch {
 		case ctx.Err() != nil:
-			continue
+			return fmt.Errorf("job %s/%s goes on%s: %w", plan.namespace, plan.name, suffix(r.explain(ctx, plan)), ctx.Err())
 		case apierrors.IsNotFound(err):
 			return fmt.Errorf("job %s/%s was deleted before it finished: %w", plan.namespace, plan.name, errdefs.ErrAborted)
 		case err != nil:
@@ -149,8 +143,43 @@ func (r *Remover) wait(ctx context.Context, plan plan) error {
 		if condition := finished(job); condition != nil {
 			return r.finish(ctx, plan, job, condition)
 		}
-		pause = min(2*pause, lastPause)
-		timer.Reset(pause)
+		if err := r.watch(ctx, plan, job); err != nil {
+			return err
+		}
+	}
+}
+
+// watch returns when the Job may have ended, or after a while.
+func (r *Remover) watch(ctx context.Context, plan plan, job *batchv1.Job) error {
+	events, err := r.Client.BatchV1().Jobs(plan.namespace).Watch(ctx, metav1.ListOptions{
+		FieldSelector:   fields.OneTermEqualSelector("metadata.name", plan.name).String(),
+		ResourceVersion: job.ResourceVersion,
+	})
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("watch job %s/%s: %w", plan.namespace, plan.name, err)
+	}
+	if err != nil {
+		return nil
+	}
+	defer events.Stop()
+	pause := r.Pause
+	if pause == 0 {
+		pause = maxPause
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			return nil
+		case event, open := <-events.ResultChan():
+			changed, isJob := event.Object.(*batchv1.Job)
+			if !open || !isJob || event.Type == watch.Deleted || finished(changed) != nil {
+				return nil
+			}
+		}
 	}
 }
 

@@ -242,9 +242,14 @@ func (p *Provisioner) delete(ctx context.Context, pv *corev1.PersistentVolume) e
 
 // sharesDirectory says whether another volume of the same file system has the
 // same directory, as pathPattern allows. A volume inside of the directory is an
-// error: its data would go too.
+// error: its data would go too. A directory with the volume's own name is its
+// own, which saves the list of all volumes. The list is not from a cache: it
+// decides about data.
 func (p *Provisioner) sharesDirectory(ctx context.Context, pv *corev1.PersistentVolume) (bool, error) {
-	list, err := p.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if pv.Spec.CSI.VolumeAttributes[volume.AttributeSubPath] == pv.Name {
+		return false, nil
+	}
+	list, err := p.Client.CoreV1().PersistentVolumes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return false, fmt.Errorf("list volumes to see whether another one has the directory of %s: %w", pv.Name, err)
 	}
