@@ -28,6 +28,9 @@ type Options struct {
 	TLS *tls.Config
 	// Credentials are sent with each call, for example a bearer token.
 	Credentials credentials.PerRPCCredentials
+	// OnConnect is called for each connection that is made, before it carries
+	// a call. It must not block. May be nil.
+	OnConnect func()
 }
 
 // Dial makes a connection to target, which is unix:///path or tcp://host:port.
@@ -75,6 +78,9 @@ func dialOptions(e endpoint.Endpoint, options Options) []grpc.DialOption {
 	}
 	if options.Credentials != nil {
 		result = append(result, grpc.WithPerRPCCredentials(options.Credentials))
+	}
+	if options.OnConnect != nil {
+		result = append(result, grpc.WithStatsHandler(connects(options.OnConnect)))
 	}
 	return result
 }
