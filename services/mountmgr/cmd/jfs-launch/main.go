@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,6 +62,10 @@ func run(arguments []string) int {
 }
 
 func serve(arguments []string) (int, error) {
+	// The client makes the directory of a new volume with the mode 0777 less the
+	// umask (quota set --create): applications of any user write there. What
+	// this program makes has its mode set explicitly.
+	syscall.Umask(0)
 	log := output.NewLog(os.Stderr)
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
