@@ -65,7 +65,8 @@ func (c *Conn) Send(ctx context.Context, message proto.Message, files ...*os.Fil
 	}
 	c.sendMutex.Lock()
 	defer c.sendMutex.Unlock()
-	defer interruptible(ctx, c.socket.SetWriteDeadline)()
+	resume := interruptible(ctx, c.socket.SetWriteDeadline)
+	defer resume()
 	err = withDescriptors(files, nil, func(descriptors []int) error {
 		var rights []byte
 		if len(descriptors) > 0 {
@@ -108,7 +109,8 @@ func (c *Conn) Receive(ctx context.Context, message proto.Message) ([]*os.File, 
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("receive %s: %w", name(message), err)
 	}
-	defer interruptible(ctx, c.socket.SetReadDeadline)()
+	resume := interruptible(ctx, c.socket.SetReadDeadline)
+	defer resume()
 	// Not kept: the process holds many idle connections, and messages are rare.
 	data := make([]byte, MaxMessage)
 	control := make([]byte, unix.CmsgSpace(MaxFiles*4))
@@ -165,7 +167,7 @@ func openRights(control []byte) ([]*os.File, error) {
 // CloseFiles closes all of files.
 func CloseFiles(files []*os.File) {
 	for _, file := range files {
-		file.Close() //nolint:errcheck // nothing was written through it
+		file.Close()
 	}
 }
 

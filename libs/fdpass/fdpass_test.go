@@ -29,17 +29,17 @@ func pair(t *testing.T) (*fdpass.Conn, *fdpass.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }()
 	client, err := fdpass.Dial(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { client.Close() })
+	t.Cleanup(func() { _ = client.Close() })
 	server, err := listener.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() { _ = server.Close() })
 	return client, server
 }
 
@@ -50,15 +50,19 @@ func rawPair(t *testing.T) (int, *fdpass.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Close(ends[0]) })
+	t.Cleanup(func() { _ = unix.Close(ends[0]) })
 	file := os.NewFile(uintptr(ends[1]), "pair")
 	defer file.Close()
 	socket, err := net.FileConn(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := fdpass.NewConn(socket.(*net.UnixConn))
-	t.Cleanup(func() { conn.Close() })
+	unixConn, isUnix := socket.(*net.UnixConn)
+	if !isUnix {
+		t.Fatalf("got a %T", socket)
+	}
+	conn := fdpass.NewConn(unixConn)
+	t.Cleanup(func() { _ = conn.Close() })
 	return ends[0], conn
 }
 
@@ -150,9 +154,9 @@ func TestBlockingModeIsLeftAlone(t *testing.T) {
 		if err := unix.Pipe2(ends[:], unix.O_CLOEXEC|flag); err != nil {
 			t.Fatal(err)
 		}
-		defer unix.Close(ends[1])
+		t.Cleanup(func() { _ = unix.Close(ends[1]) })
 		file := os.NewFile(uintptr(ends[0]), "pipe")
-		defer file.Close()
+		t.Cleanup(func() { file.Close() })
 		client, server := pair(t)
 		if err := client.Send(t.Context(), text("x"), file); err != nil {
 			t.Fatal(err)
@@ -161,7 +165,7 @@ func TestBlockingModeIsLeftAlone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer fdpass.CloseFiles(received)
+		t.Cleanup(func() { fdpass.CloseFiles(received) })
 		got, err := unix.FcntlInt(uintptr(ends[0]), unix.F_GETFL, 0)
 		if err != nil || got&unix.O_NONBLOCK != flag {
 			t.Errorf("O_NONBLOCK was %#x, is %#x (%v)", flag, got&unix.O_NONBLOCK, err)
@@ -218,11 +222,11 @@ func TestEndOfPeer(t *testing.T) {
 	if err := client.Send(t.Context(), text("last")); err != nil {
 		t.Fatal(err)
 	}
-	client.Close()
+	_ = client.Close()
 	if _, err := server.Receive(t.Context(), new(wrapperspb.StringValue)); err != nil {
 		t.Fatalf("the last message is lost: %v", err)
 	}
-	if _, err := server.Receive(t.Context(), new(wrapperspb.StringValue)); err != io.EOF {
+	if _, err := server.Receive(t.Context(), new(wrapperspb.StringValue)); !errors.Is(err, io.EOF) {
 		t.Fatalf("got %v, want io.EOF", err)
 	}
 	if err := server.Send(t.Context(), text("x")); !errors.Is(err, io.EOF) {
@@ -290,7 +294,7 @@ func TestLongPathAndReplacement(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.Close()
+	_ = conn.Close()
 	if err := second.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +323,7 @@ func TestDialBeneath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer listener.Close()
+		t.Cleanup(func() { _ = listener.Close() })
 	}
 	for link, target := range map[string]string{
 		"link":     filepath.Join(outside, "socket"),
@@ -356,7 +360,7 @@ func TestDialBeneath(t *testing.T) {
 			t.Errorf("%s: %v", rel, err)
 		}
 		if err == nil {
-			conn.Close()
+			_ = conn.Close()
 		}
 	}
 	if after := openDescriptors(t); after != before {

@@ -43,14 +43,14 @@ func listen(path string, mode os.FileMode) (*Listener, error) {
 	}
 	target := filepath.Join(descriptorPath(directory), filepath.Base(path))
 	if info, err := os.Lstat(target); err == nil && info.Mode().Type() != os.ModeSocket {
-		directory.Close() //nolint:errcheck // O_PATH
+		directory.Close()
 		return nil, fmt.Errorf("not a socket: %w", errdefs.ErrAlreadyExists)
 	}
 	temporary := filepath.Join(descriptorPath(directory), ".socket-"+strconv.Itoa(os.Getpid()))
 	os.Remove(temporary) //nolint:errcheck // left by an earlier process of our pid, if at all
 	socket, err := net.ListenUnix(network, &net.UnixAddr{Name: temporary, Net: network})
 	if err != nil {
-		directory.Close() //nolint:errcheck // O_PATH
+		directory.Close()
 		return nil, err
 	}
 	socket.SetUnlinkOnClose(false)
@@ -93,7 +93,7 @@ func (l *Listener) Close() error {
 	if err := unix.Lstat(entry, &stat); err == nil && stat.Ino == l.inode {
 		os.Remove(entry) //nolint:errcheck // a stale socket is replaced by the next Listen
 	}
-	l.directory.Close() //nolint:errcheck // O_PATH
+	l.directory.Close()
 	return l.socket.Close()
 }
 
@@ -136,7 +136,7 @@ func openEntry(directory int, path string, resolve uint64) (*os.File, error) {
 		err = fmt.Errorf("not a socket: %w", errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
-		entry.Close() //nolint:errcheck // O_PATH
+		entry.Close()
 		return nil, err
 	}
 	return entry, nil
@@ -144,12 +144,16 @@ func openEntry(directory int, path string, resolve uint64) (*os.File, error) {
 
 // dialEntry connects to the very file that was opened and closes entry.
 func dialEntry(ctx context.Context, entry *os.File, path string) (*Conn, error) {
-	defer entry.Close() //nolint:errcheck // O_PATH
-	socket, err := new(net.Dialer).DialContext(ctx, network, descriptorPath(entry))
+	defer entry.Close()
+	conn, err := new(net.Dialer).DialContext(ctx, network, descriptorPath(entry))
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", path, err)
 	}
-	return NewConn(socket.(*net.UnixConn)), nil
+	socket, isUnix := conn.(*net.UnixConn)
+	if !isUnix {
+		return nil, fmt.Errorf("dial %s: got a %T", path, conn)
+	}
+	return NewConn(socket), nil
 }
 
 func openDirectory(path string) (*os.File, error) {
