@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	registrationv1 "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
@@ -21,6 +22,10 @@ import (
 	"github.com/juicefs-csi/driver/services/node/internal/socket"
 )
 
+// reachTimeout leaves a mount manager the time to restart, and users a reason in
+// the pod's events long before kubelet's own limit of 2 min.
+const reachTimeout = 10 * time.Second
+
 // Run serves until ctx ends or a part fails.
 func Run(ctx context.Context, o Options) error {
 	o.complete()
@@ -36,11 +41,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("--endpoint: %w", err)
 	}
-	mounts, err := mounter.Dial(o.MountManager, "juicefs-csi-node")
+	mounts, err := mounter.Dial(mounter.Options{Target: o.MountManager, Caller: "juicefs-csi-node", ReachTimeout: reachTimeout})
 	if err != nil {
 		return fmt.Errorf("--mountmgr: %w", err)
 	}
-	defer mounts.Close()
+	defer mounts.Close() //nolint:errcheck // nothing is left to do with it
 	registry := metricsserver.NewRegistry()
 	kubelet := registration.New(o.DriverName, csiEndpoint.Address)
 

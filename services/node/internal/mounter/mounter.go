@@ -19,19 +19,24 @@ import (
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
 )
 
-const (
-	// reachTimeout is how long a call waits for a mount manager that is being
+// readyFor is how long an answer to Ready counts.
+const readyFor = time.Second
+
+// Options says how to reach the mount manager.
+type Options struct {
+	// Target is where it listens: unix:///path.
+	Target string
+	// Caller is the name of this program.
+	Caller string
+	// ReachTimeout is how long a call waits for a mount manager that is being
 	// restarted, before kubelet is told.
-	reachTimeout = 10 * time.Second
-	// readyFor is how long an answer to Ready counts.
-	readyFor = time.Second
-)
+	ReachTimeout time.Duration
+}
 
 // Remote is the mount manager behind a socket. It is safe for concurrent use.
 // Errors are those of errdefs with the mount manager's own message.
 type Remote struct {
-	target     string
-	caller     string
+	options    Options
 	connection *grpc.ClientConn
 	client     mountmgrv1.MountManagerServiceClient
 
@@ -51,12 +56,11 @@ type readiness struct {
 	err error
 }
 
-// Dial makes a connection to target without waiting for it. caller is the name
-// of this program.
-func Dial(target, caller string) (*Remote, error) {
-	remote := &Remote{target: target, caller: caller}
-	connection, err := grpcclient.Dial(target, grpcclient.Options{
-		Name: caller, OnConnect: func() { remote.connects.Add(1) },
+// Dial makes a connection without waiting for it.
+func Dial(options Options) (*Remote, error) {
+	remote := &Remote{options: options}
+	connection, err := grpcclient.Dial(options.Target, grpcclient.Options{
+		Name: options.Caller, OnConnect: func() { remote.connects.Add(1) },
 	})
 	if err != nil {
 		return nil, err
@@ -134,16 +138,16 @@ func (r *Remote) agree(ctx context.Context) error {
 
 func (r *Remote) handshake(ctx context.Context) (*mountmgrv1.HandshakeResponse, error) {
 	ours := apiversion.MountManager()
-	limited, cancel := context.WithTimeout(ctx, reachTimeout)
+	limited, cancel := context.WithTimeout(ctx, r.options.ReachTimeout)
 	defer cancel()
 	response, err := r.client.Handshake(limited, &mountmgrv1.HandshakeRequest{
-		Version: ours.Version, MinVersion: ours.MinVersion, Client: r.caller + "/" + version.Release(),
+		Version: ours.Version, MinVersion: ours.MinVersion, Client: r.options.Caller + "/" + version.Release(),
 	})
 	switch {
 	case err == nil:
 	case ctx.Err() == nil && (errors.Is(err, context.DeadlineExceeded) || errdefs.IsUnavailable(err)):
 		return nil, fmt.Errorf("the mount manager of this node does not answer at %s, is its pod running? %w: %w",
-			r.target, err, errdefs.ErrUnavailable)
+			r.options.Target, err, errdefs.ErrUnavailable)
 	default:
 		return nil, fmt.Errorf("handshake with the mount manager: %w", err)
 	}
