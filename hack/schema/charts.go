@@ -95,6 +95,7 @@ func serviceKeys() map[string]schema {
 		}),
 		"labels":                        mapOf(text()),
 		"annotations":                   mapOf(text()),
+		"logLevel":                      oneOf("debug", "info", "warn", "error"),
 		"envs":                          arrayOf(environment),
 		"extraArgs":                     arrayOf(text()),
 		"resources":                     resources(),
@@ -166,6 +167,7 @@ func dashboardKeys() map[string]schema {
 	return map[string]schema{
 		"replicas":    atLeast(0),
 		"port":        port(),
+		"auth":        oneOf("token", "none"),
 		"readOnly":    boolean(),
 		"hostNetwork": boolean(),
 		"service": object(map[string]schema{
