@@ -104,8 +104,7 @@ func serverMetrics(registry prometheus.Registerer) (*prometheusgrpc.ServerMetric
 		return metrics, nil
 	}
 	err := registry.Register(metrics)
-	var present prometheus.AlreadyRegisteredError
-	if errors.As(err, &present) {
+	if present, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
 		if shared, ok := present.ExistingCollector.(*prometheusgrpc.ServerMetrics); ok {
 			return shared, nil
 		}

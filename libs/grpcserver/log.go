@@ -48,7 +48,7 @@ func (c *callLog) PostMsgReceive(request any, err error, _ time.Duration) {
 }
 
 // PostMsgSend does nothing.
-func (c *callLog) PostMsgSend(any, error, time.Duration) {}
+func (*callLog) PostMsgSend(any, error, time.Duration) {}
 
 // PostCall logs the call.
 func (c *callLog) PostCall(err error, duration time.Duration) {
@@ -86,21 +86,25 @@ func levelOf(code codes.Code) slog.Level {
 // are those of CSI's and our own generated code.
 func subject(request any) []slog.Attr {
 	attributes := make([]slog.Attr, 0, 3)
-	add := func(key, value string) {
-		if value != "" {
-			attributes = append(attributes, slog.String(key, value))
-		}
+	if message, ok := request.(interface{ GetVolumeId() string }); ok && message.GetVolumeId() != "" {
+		attributes = append(attributes, slog.String(logkeys.VolumeID, message.GetVolumeId()))
 	}
-	if message, ok := request.(interface{ GetVolumeId() string }); ok {
-		add(logkeys.VolumeID, message.GetVolumeId())
+	if message, ok := request.(interface{ GetMountId() string }); ok && message.GetMountId() != "" {
+		attributes = append(attributes, slog.String(logkeys.MountID, message.GetMountId()))
 	}
-	if message, ok := request.(interface{ GetMountId() string }); ok {
-		add(logkeys.MountID, message.GetMountId())
-	}
-	if message, ok := request.(interface{ GetTargetPath() string }); ok {
-		add(logkeys.TargetPath, message.GetTargetPath())
-	} else if message, ok := request.(interface{ GetVolumePath() string }); ok {
-		add(logkeys.TargetPath, message.GetVolumePath())
+	if path := targetPath(request); path != "" {
+		attributes = append(attributes, slog.String(logkeys.TargetPath, path))
 	}
 	return attributes
+}
+
+func targetPath(request any) string {
+	switch message := request.(type) {
+	case interface{ GetTargetPath() string }:
+		return message.GetTargetPath()
+	case interface{ GetVolumePath() string }:
+		return message.GetVolumePath()
+	default:
+		return ""
+	}
 }

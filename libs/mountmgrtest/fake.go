@@ -158,7 +158,10 @@ func sameRequest(present, wanted *mountmgrv1.PublishVolumeRequest) error {
 func (f *Fake) singleWriter(request *mountmgrv1.PublishVolumeRequest) error {
 	const single = mountmgrv1.AccessMode_ACCESS_MODE_SINGLE_NODE_SINGLE_WRITER
 	for path, other := range f.targets {
-		if other.request.GetVolumeId() == request.GetVolumeId() && (request.GetAccessMode() == single || other.request.GetAccessMode() == single) {
+		if other.request.GetVolumeId() != request.GetVolumeId() {
+			continue
+		}
+		if request.GetAccessMode() == single || other.request.GetAccessMode() == single {
 			return fmt.Errorf("volume %s has access mode SINGLE_NODE_SINGLE_WRITER and is published at %s: %w",
 				request.GetVolumeId(), path, errdefs.ErrFailedPrecondition)
 		}

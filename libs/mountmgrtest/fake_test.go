@@ -14,6 +14,7 @@ import (
 
 func TestFakePassesTheSuite(t *testing.T) {
 	mountmgrtest.Suite(t, func(t *testing.T) mountmgrtest.Subject {
+		t.Helper()
 		directory := t.TempDir()
 		fake := mountmgrtest.NewFake(mountmgrtest.Options{KubeletDir: directory})
 		return mountmgrtest.Subject{Client: mountmgrtest.Dial(t, mountmgrtest.Serve(t, fake)), TargetDir: directory}

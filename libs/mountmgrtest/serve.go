@@ -15,19 +15,19 @@ import (
 
 // Serve serves a mount manager on a unix socket of its own until the test is
 // over, with the interceptors of the real one, and returns its endpoint.
-func Serve(t testing.TB, service mountmgrv1.MountManagerServiceServer) string {
-	t.Helper()
-	// t.TempDir is named after the test and may be longer than a socket's path.
+func Serve(tb testing.TB, service mountmgrv1.MountManagerServiceServer) string {
+	tb.Helper()
+	// tb.TempDir is named after the test and may be longer than a socket's path.
 	directory, err := os.MkdirTemp("", "mountmgr") //nolint:usetesting // see above
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	address := endpoint.Endpoint{Network: endpoint.Unix, Address: filepath.Join(directory, "mountmgr.sock")}
-	stop := ServeAt(t, service, address.String())
-	t.Cleanup(func() {
+	stop := ServeAt(tb, service, address.String())
+	tb.Cleanup(func() {
 		stop()
 		if err := os.RemoveAll(directory); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return address.String()
@@ -35,18 +35,18 @@ func Serve(t testing.TB, service mountmgrv1.MountManagerServiceServer) string {
 
 // ServeAt is Serve at an endpoint of the caller's choice, until stop is called;
 // stop may be called again.
-func ServeAt(t testing.TB, service mountmgrv1.MountManagerServiceServer, address string) (stop func()) {
-	t.Helper()
+func ServeAt(tb testing.TB, service mountmgrv1.MountManagerServiceServer, address string) (stop func()) {
+	tb.Helper()
 	parsed, err := endpoint.Parse(address)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	// The test's own context ends before its clean-up, which still calls.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	listener, err := endpoint.Listen(ctx, parsed)
 	if err != nil {
 		cancel()
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	server := grpcserver.New(grpcserver.Options{Name: "fake-mountmgr", Logger: slog.New(slog.DiscardHandler)})
 	mountmgrv1.RegisterMountManagerServiceServer(server, service)
@@ -55,23 +55,23 @@ func ServeAt(t testing.TB, service mountmgrv1.MountManagerServiceServer, address
 	stop = func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	}
-	t.Cleanup(stop)
+	tb.Cleanup(stop)
 	return stop
 }
 
 // Dial connects to a mount manager until the test is over.
-func Dial(t testing.TB, address string) mountmgrv1.MountManagerServiceClient {
-	t.Helper()
+func Dial(tb testing.TB, address string) mountmgrv1.MountManagerServiceClient {
+	tb.Helper()
 	connection, err := grpcclient.Dial(address, grpcclient.Options{Name: "mountmgrtest"})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := connection.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return mountmgrv1.NewMountManagerServiceClient(connection)

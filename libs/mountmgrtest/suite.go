@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ func Suite(t *testing.T, newSubject func(t *testing.T) Subject) {
 	t.Helper()
 	tests := []struct {
 		name string
-		test func(t *testing.T, s *suite)
+		test func(s *suite)
 	}{
 		{"handshake tells versions", testHandshake},
 		{"handshake refuses other versions", testHandshakeVersions},
@@ -55,13 +56,14 @@ func Suite(t *testing.T, newSubject func(t *testing.T) Subject) {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), callTimeout)
 			defer cancel()
-			test.test(t, &suite{Subject: newSubject(t), ctx: ctx})
+			test.test(&suite{T: t, Subject: newSubject(t), ctx: ctx})
 		})
 	}
 }
 
 // suite is one test's subject with helpers.
 type suite struct {
+	*testing.T
 	Subject
 	ctx context.Context //nolint:containedctx // belongs to the test that this value is made for
 }
@@ -83,47 +85,44 @@ func (s *suite) request(volumeID, targetName string) *mountmgrv1.PublishVolumeRe
 }
 
 // publish publishes, and unpublishes when the test is over.
-func (s *suite) publish(t *testing.T, request *mountmgrv1.PublishVolumeRequest) *mountmgrv1.PublishVolumeResponse {
-	t.Helper()
-	t.Cleanup(func() {
+func (s *suite) publish(request *mountmgrv1.PublishVolumeRequest) *mountmgrv1.PublishVolumeResponse {
+	s.Helper()
+	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), callTimeout)
 		defer cancel()
 		_, err := s.Client.UnpublishVolume(ctx, &mountmgrv1.UnpublishVolumeRequest{
 			VolumeId: request.GetVolumeId(), TargetPath: request.GetTargetPath(),
 		})
 		if err != nil {
-			t.Errorf("clean up: UnpublishVolume(%s): %v", request.GetTargetPath(), err)
+			s.Errorf("clean up: UnpublishVolume(%s): %v", request.GetTargetPath(), err)
 		}
 	})
 	response, err := s.Client.PublishVolume(s.ctx, request)
 	if err != nil {
-		t.Fatalf("PublishVolume(%s, %s): %v", request.GetVolumeId(), request.GetTargetPath(), err)
+		s.Fatalf("PublishVolume(%s, %s): %v", request.GetVolumeId(), request.GetTargetPath(), err)
 	}
 	return response
 }
 
-func (s *suite) unpublish(t *testing.T, request *mountmgrv1.PublishVolumeRequest) {
-	t.Helper()
+func (s *suite) unpublish(request *mountmgrv1.PublishVolumeRequest) {
+	s.Helper()
 	_, err := s.Client.UnpublishVolume(s.ctx, &mountmgrv1.UnpublishVolumeRequest{
 		VolumeId: request.GetVolumeId(), TargetPath: request.GetTargetPath(),
 	})
 	if err != nil {
-		t.Fatalf("UnpublishVolume(%s): %v", request.GetTargetPath(), err)
+		s.Fatalf("UnpublishVolume(%s): %v", request.GetTargetPath(), err)
 	}
 	if _, err := os.Lstat(request.GetTargetPath()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("target %s after UnpublishVolume: %v, want none", request.GetTargetPath(), err)
+		s.Errorf("target %s after UnpublishVolume: %v, want none", request.GetTargetPath(), err)
 	}
 }
 
 // wantCode checks the code of an error, whether it comes as status or mapped to
 // errdefs.
-func wantCode(t *testing.T, call string, err error, want ...codes.Code) {
-	t.Helper()
+func (s *suite) wantCode(call string, err error, want ...codes.Code) {
+	s.Helper()
 	got := status.Code(errgrpc.ToGRPC(err))
-	for _, code := range want {
-		if got == code {
-			return
-		}
+	if !slices.Contains(want, got) {
+		s.Errorf("%s: %v (%v), want %v", call, got, err, want)
 	}
-	t.Errorf("%s: %v (%v), want %v", call, got, err, want)
 }

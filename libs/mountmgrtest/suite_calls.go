@@ -1,113 +1,111 @@
 package mountmgrtest
 
 import (
-	"testing"
-
 	"google.golang.org/grpc/codes"
 
 	"github.com/juicefs-csi/driver/libs/apiversion"
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
 )
 
-func testHandshake(t *testing.T, s *suite) {
+func testHandshake(s *suite) {
 	ours := apiversion.MountManager()
 	response, err := s.Client.Handshake(s.ctx, &mountmgrv1.HandshakeRequest{
 		Version: ours.Version, MinVersion: ours.MinVersion, Client: "mountmgrtest",
 	})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	if err := ours.Check(apiversion.Range{Version: response.GetVersion(), MinVersion: response.GetMinVersion()}); err != nil {
-		t.Error(err)
+		s.Error(err)
 	}
 	if response.GetNodeName() == "" || response.GetRelease() == "" {
-		t.Errorf("handshake %v: no node name or no release", response)
+		s.Errorf("handshake %v: no node name or no release", response)
 	}
 	if response.GetMaxCrashProtection() == mountmgrv1.CrashProtection_CRASH_PROTECTION_UNSPECIFIED {
-		t.Error("handshake tells no crash protection")
+		s.Error("handshake tells no crash protection")
 	}
 	if !response.GetReady() {
-		t.Error("not ready")
+		s.Error("not ready")
 	}
 }
 
-func testHandshakeVersions(t *testing.T, s *suite) {
+func testHandshakeVersions(s *suite) {
 	ours := apiversion.MountManager()
 	_, err := s.Client.Handshake(s.ctx, &mountmgrv1.HandshakeRequest{Version: ours.Version + 100, MinVersion: ours.Version + 100})
-	wantCode(t, "handshake of a newer peer", err, codes.FailedPrecondition)
+	s.wantCode("handshake of a newer peer", err, codes.FailedPrecondition)
 	_, err = s.Client.Handshake(s.ctx, &mountmgrv1.HandshakeRequest{Version: ours.MinVersion - 1, MinVersion: 0})
-	wantCode(t, "handshake of an older peer", err, codes.FailedPrecondition)
+	s.wantCode("handshake of an older peer", err, codes.FailedPrecondition)
 }
 
-func testPublishTwice(t *testing.T, s *suite) {
+func testPublishTwice(s *suite) {
 	request := s.request("twice", "twice")
-	first := s.publish(t, request)
+	first := s.publish(request)
 	if !first.GetCreated() {
-		t.Error("the first publish did not create a mount")
+		s.Error("the first publish did not create a mount")
 	}
 	if state := first.GetMount().GetState(); state != mountmgrv1.MountState_MOUNT_STATE_SERVING {
-		t.Errorf("state %v after publish, want serving", state)
+		s.Errorf("state %v after publish, want serving", state)
 	}
-	second := s.publish(t, request)
+	second := s.publish(request)
 	if second.GetCreated() {
-		t.Error("the second publish created a mount")
+		s.Error("the second publish created a mount")
 	}
 	if got, want := second.GetMount().GetId(), first.GetMount().GetId(); got != want {
-		t.Errorf("the second publish gave mount %s, want %s", got, want)
+		s.Errorf("the second publish gave mount %s, want %s", got, want)
 	}
 	if count := len(second.GetMount().GetReferences()); count != 1 {
-		t.Errorf("%d references after two equal publishes, want 1", count)
+		s.Errorf("%d references after two equal publishes, want 1", count)
 	}
 }
 
-func testPublishShares(t *testing.T, s *suite) {
-	first := s.publish(t, s.request("shared", "one"))
-	second := s.publish(t, s.request("shared", "two"))
+func testPublishShares(s *suite) {
+	first := s.publish(s.request("shared", "one"))
+	second := s.publish(s.request("shared", "two"))
 	if got, want := second.GetMount().GetId(), first.GetMount().GetId(); got != want || second.GetCreated() {
-		t.Errorf("the second target got mount %s (created %v), want %s", got, second.GetCreated(), want)
+		s.Errorf("the second target got mount %s (created %v), want %s", got, second.GetCreated(), want)
 	}
-	s.unpublish(t, s.request("shared", "one"))
+	s.unpublish(s.request("shared", "one"))
 	response, err := s.Client.GetMount(s.ctx, &mountmgrv1.GetMountRequest{Id: first.GetMount().GetId()})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	references := response.GetMount().GetReferences()
 	if len(references) != 1 || references[0].GetTargetPath() != s.target("two") {
-		t.Errorf("references %v, want that of target two alone", references)
+		s.Errorf("references %v, want that of target two alone", references)
 	}
 }
 
-func testPublishOther(t *testing.T, s *suite) {
-	published := s.publish(t, s.request("kept", "kept"))
+func testPublishOther(s *suite) {
+	published := s.publish(s.request("kept", "kept"))
 	_, err := s.Client.PublishVolume(s.ctx, s.request("other", "kept"))
-	wantCode(t, "publish of another volume at the same target", err, codes.AlreadyExists, codes.FailedPrecondition)
+	s.wantCode("publish of another volume at the same target", err, codes.AlreadyExists, codes.FailedPrecondition)
 	readOnly := s.request("kept", "kept")
 	readOnly.ReadOnly = true
 	_, err = s.Client.PublishVolume(s.ctx, readOnly)
-	wantCode(t, "publish of the same volume read-only", err, codes.AlreadyExists)
+	s.wantCode("publish of the same volume read-only", err, codes.AlreadyExists)
 	response, err := s.Client.GetMount(s.ctx, &mountmgrv1.GetMountRequest{Id: published.GetMount().GetId()})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	if count := len(response.GetMount().GetReferences()); count != 1 {
-		t.Errorf("%d references after refused publishes, want 1", count)
+		s.Errorf("%d references after refused publishes, want 1", count)
 	}
 }
 
-func testPublishSingleWriter(t *testing.T, s *suite) {
+func testPublishSingleWriter(s *suite) {
 	single := func(target string) *mountmgrv1.PublishVolumeRequest {
 		request := s.request("single", target)
 		request.AccessMode = mountmgrv1.AccessMode_ACCESS_MODE_SINGLE_NODE_SINGLE_WRITER
 		return request
 	}
-	s.publish(t, single("one"))
+	s.publish(single("one"))
 	_, err := s.Client.PublishVolume(s.ctx, single("two"))
-	wantCode(t, "publish of a single-writer volume at a second target", err, codes.FailedPrecondition)
-	s.unpublish(t, single("one"))
-	s.publish(t, single("two"))
+	s.wantCode("publish of a single-writer volume at a second target", err, codes.FailedPrecondition)
+	s.unpublish(single("one"))
+	s.publish(single("two"))
 }
 
-func testPublishInvalid(t *testing.T, s *suite) {
+func testPublishInvalid(s *suite) {
 	tests := map[string]func(*mountmgrv1.PublishVolumeRequest){
 		"no volume id":     func(r *mountmgrv1.PublishVolumeRequest) { r.VolumeId = "" },
 		"no target":        func(r *mountmgrv1.PublishVolumeRequest) { r.TargetPath = "" },
@@ -125,19 +123,19 @@ func testPublishInvalid(t *testing.T, s *suite) {
 		request := s.request("invalid", "invalid")
 		change(request)
 		_, err := s.Client.PublishVolume(s.ctx, request)
-		wantCode(t, "publish with "+name, err, codes.InvalidArgument)
+		s.wantCode("publish with "+name, err, codes.InvalidArgument)
 	}
 }
 
-func testUnpublishTwice(t *testing.T, s *suite) {
+func testUnpublishTwice(s *suite) {
 	request := s.request("gone", "gone")
-	s.publish(t, request)
-	s.unpublish(t, request)
-	s.unpublish(t, request)
-	s.unpublish(t, s.request("never-published", "never-published"))
+	s.publish(request)
+	s.unpublish(request)
+	s.unpublish(request)
+	s.unpublish(s.request("never-published", "never-published"))
 }
 
-func testUnpublishInvalid(t *testing.T, s *suite) {
+func testUnpublishInvalid(s *suite) {
 	tests := map[string]*mountmgrv1.UnpublishVolumeRequest{
 		"no volume id":     {TargetPath: s.target("target")},
 		"no target":        {VolumeId: "invalid"},
@@ -146,21 +144,21 @@ func testUnpublishInvalid(t *testing.T, s *suite) {
 	}
 	for name, request := range tests {
 		_, err := s.Client.UnpublishVolume(s.ctx, request)
-		wantCode(t, "unpublish with "+name, err, codes.InvalidArgument)
+		s.wantCode("unpublish with "+name, err, codes.InvalidArgument)
 	}
 }
 
-func testStats(t *testing.T, s *suite) {
+func testStats(s *suite) {
 	request := s.request("stats", "stats")
-	s.publish(t, request)
+	s.publish(request)
 	response, err := s.Client.GetVolumeStats(s.ctx, &mountmgrv1.GetVolumeStatsRequest{
 		VolumeId: request.GetVolumeId(), VolumePath: request.GetTargetPath(),
 	})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	if response.GetAbnormal() || response.GetBytes().GetTotal() <= 0 || response.GetInodes().GetTotal() <= 0 {
-		t.Errorf("stats %v, want positive totals", response)
+		s.Errorf("stats %v, want positive totals", response)
 	}
 	tests := map[string]struct {
 		volume, path string
@@ -174,22 +172,22 @@ func testStats(t *testing.T, s *suite) {
 	}
 	for name, test := range tests {
 		_, err := s.Client.GetVolumeStats(s.ctx, &mountmgrv1.GetVolumeStatsRequest{VolumeId: test.volume, VolumePath: test.path})
-		wantCode(t, "stats of "+name, err, test.want)
+		s.wantCode("stats of "+name, err, test.want)
 	}
 }
 
-func testUpgradeUnknown(t *testing.T, s *suite) {
+func testUpgradeUnknown(s *suite) {
 	_, err := s.Client.PlanUpgrade(s.ctx, &mountmgrv1.PlanUpgradeRequest{
 		MountId: "unknown", Method: mountmgrv1.UpgradeMethod_UPGRADE_METHOD_RECREATE,
 	})
-	wantCode(t, "plan", err, codes.NotFound)
+	s.wantCode("plan", err, codes.NotFound)
 	stream, err := s.Client.UpgradeMount(s.ctx, &mountmgrv1.UpgradeMountRequest{
 		MountId: "unknown", Method: mountmgrv1.UpgradeMethod_UPGRADE_METHOD_RECREATE,
 	})
 	if err == nil {
 		_, err = stream.Recv()
 	}
-	wantCode(t, "upgrade", err, codes.NotFound)
+	s.wantCode("upgrade", err, codes.NotFound)
 	_, err = s.Client.AbortUpgrade(s.ctx, &mountmgrv1.AbortUpgradeRequest{MountId: "unknown", UpgradeId: "unknown"})
-	wantCode(t, "abort", err, codes.NotFound)
+	s.wantCode("abort", err, codes.NotFound)
 }

@@ -3,7 +3,6 @@ package mountmgrtest
 import (
 	"context"
 	"slices"
-	"testing"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -11,19 +10,19 @@ import (
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
 )
 
-func testGetAndList(t *testing.T, s *suite) {
-	one := s.publish(t, s.request("list-one", "one")).GetMount()
-	two := s.publish(t, s.request("list-two", "two")).GetMount()
+func testGetAndList(s *suite) {
+	one := s.publish(s.request("list-one", "one")).GetMount()
+	two := s.publish(s.request("list-two", "two")).GetMount()
 	response, err := s.Client.GetMount(s.ctx, &mountmgrv1.GetMountRequest{Id: one.GetId()})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	reference := response.GetMount().GetReferences()[0]
 	if reference.GetVolumeId() != "list-one" || reference.GetPod().GetUid() != "uid-one" || reference.GetTargetPath() != s.target("one") {
-		t.Errorf("reference %v, want that of the request", reference)
+		s.Errorf("reference %v, want that of the request", reference)
 	}
 	_, err = s.Client.GetMount(s.ctx, &mountmgrv1.GetMountRequest{Id: "unknown"})
-	wantCode(t, "get of an unknown mount", err, codes.NotFound)
+	s.wantCode("get of an unknown mount", err, codes.NotFound)
 	tests := map[string]struct {
 		request       *mountmgrv1.ListMountsRequest
 		want, without string
@@ -32,22 +31,22 @@ func testGetAndList(t *testing.T, s *suite) {
 		"by pod":    {&mountmgrv1.ListMountsRequest{PodUid: "uid-two"}, two.GetId(), one.GetId()},
 	}
 	for name, test := range tests {
-		ids := s.list(t, test.request)
+		ids := s.list(test.request)
 		if !slices.Contains(ids, test.want) || slices.Contains(ids, test.without) {
-			t.Errorf("list %s: %v, want %s and not %s", name, ids, test.want, test.without)
+			s.Errorf("list %s: %v, want %s and not %s", name, ids, test.want, test.without)
 		}
 	}
-	all := s.list(t, &mountmgrv1.ListMountsRequest{})
+	all := s.list(&mountmgrv1.ListMountsRequest{})
 	if !slices.Contains(all, one.GetId()) || !slices.Contains(all, two.GetId()) || !slices.IsSorted(all) {
-		t.Errorf("list %v, want %s and %s in order", all, one.GetId(), two.GetId())
+		s.Errorf("list %v, want %s and %s in order", all, one.GetId(), two.GetId())
 	}
 }
 
-func (s *suite) list(t *testing.T, request *mountmgrv1.ListMountsRequest) []string {
-	t.Helper()
+func (s *suite) list(request *mountmgrv1.ListMountsRequest) []string {
+	s.Helper()
 	response, err := s.Client.ListMounts(s.ctx, request)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	ids := make([]string, 0, len(response.GetMounts()))
 	for _, mount := range response.GetMounts() {
@@ -56,38 +55,38 @@ func (s *suite) list(t *testing.T, request *mountmgrv1.ListMountsRequest) []stri
 	return ids
 }
 
-func testWatch(t *testing.T, s *suite) {
-	before := s.publish(t, s.request("watch-before", "before")).GetMount()
+func testWatch(s *suite) {
+	before := s.publish(s.request("watch-before", "before")).GetMount()
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	stream, err := s.Client.WatchMounts(ctx, &mountmgrv1.WatchMountsRequest{})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	present := presentMounts(t, stream)
+	present := s.presentMounts(stream)
 	if count := present[before.GetId()]; count != 1 {
-		t.Errorf("mount %s was sent %d times before the bookmark, want once", before.GetId(), count)
+		s.Errorf("mount %s was sent %d times before the bookmark, want once", before.GetId(), count)
 	}
 	request := s.request("watch-after", "after")
-	after := s.publish(t, request).GetMount()
-	if first := next(t, stream, after.GetId()); first.GetType() != mountmgrv1.WatchMountsResponse_TYPE_ADDED {
-		t.Errorf("first event of a new mount is %v, want ADDED", first.GetType())
+	after := s.publish(request).GetMount()
+	if first := s.next(stream, after.GetId()); first.GetType() != mountmgrv1.WatchMountsResponse_TYPE_ADDED {
+		s.Errorf("first event of a new mount is %v, want ADDED", first.GetType())
 	}
-	s.unpublish(t, request)
+	s.unpublish(request)
 	for {
-		event := next(t, stream, after.GetId())
+		event := s.next(stream, after.GetId())
 		if event.GetType() == mountmgrv1.WatchMountsResponse_TYPE_DELETED {
 			if state := event.GetMount().GetState(); state != mountmgrv1.MountState_MOUNT_STATE_GONE {
-				t.Errorf("state %v of a deleted mount, want gone", state)
+				s.Errorf("state %v of a deleted mount, want gone", state)
 			}
 			break
 		}
 		if event.GetType() != mountmgrv1.WatchMountsResponse_TYPE_MODIFIED {
-			t.Fatalf("event %v, want MODIFIED until DELETED", event.GetType())
+			s.Fatalf("event %v, want MODIFIED until DELETED", event.GetType())
 		}
 	}
 	_, err = s.Client.GetMount(s.ctx, &mountmgrv1.GetMountRequest{Id: after.GetId()})
-	wantCode(t, "get of a deleted mount", err, codes.NotFound)
+	s.wantCode("get of a deleted mount", err, codes.NotFound)
 	cancel()
 	for err == nil || stream.Context().Err() == nil {
 		_, err = stream.Recv()
@@ -97,35 +96,35 @@ func testWatch(t *testing.T, s *suite) {
 type watchStream = grpc.ServerStreamingClient[mountmgrv1.WatchMountsResponse]
 
 // presentMounts reads up to the bookmark and counts the mounts.
-func presentMounts(t *testing.T, stream watchStream) map[string]int {
-	t.Helper()
+func (s *suite) presentMounts(stream watchStream) map[string]int {
+	s.Helper()
 	present := make(map[string]int)
 	for {
 		event, err := stream.Recv()
 		if err != nil {
-			t.Fatal(err)
+			s.Fatal(err)
 		}
 		switch event.GetType() {
 		case mountmgrv1.WatchMountsResponse_TYPE_BOOKMARK:
 			if event.GetMount() != nil {
-				t.Error("the bookmark has a mount")
+				s.Error("the bookmark has a mount")
 			}
 			return present
 		case mountmgrv1.WatchMountsResponse_TYPE_ADDED:
 			present[event.GetMount().GetId()]++
 		default:
-			t.Fatalf("event %v before the bookmark, want ADDED", event.GetType())
+			s.Fatalf("event %v before the bookmark, want ADDED", event.GetType())
 		}
 	}
 }
 
 // next waits for an event of one mount.
-func next(t *testing.T, stream watchStream, id string) *mountmgrv1.WatchMountsResponse {
-	t.Helper()
+func (s *suite) next(stream watchStream, id string) *mountmgrv1.WatchMountsResponse {
+	s.Helper()
 	for {
 		event, err := stream.Recv()
 		if err != nil {
-			t.Fatal(err)
+			s.Fatal(err)
 		}
 		if event.GetMount().GetId() == id {
 			return event

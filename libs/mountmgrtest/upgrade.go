@@ -38,7 +38,9 @@ func (f *Fake) PlanUpgrade(_ context.Context, request *mountmgrv1.PlanUpgradeReq
 
 // UpgradeMount implements the contract. It goes through all phases at once, or
 // rolls back when Fail was told about UpgradeMount.
-func (f *Fake) UpgradeMount(request *mountmgrv1.UpgradeMountRequest, stream grpc.ServerStreamingServer[mountmgrv1.UpgradeMountResponse]) error {
+func (f *Fake) UpgradeMount(
+	request *mountmgrv1.UpgradeMountRequest, stream grpc.ServerStreamingServer[mountmgrv1.UpgradeMountResponse],
+) error {
 	upgrades, err := f.upgrade(request)
 	if err != nil {
 		return err
