@@ -132,6 +132,6 @@ func install(arguments []string) (int, error) {
 }
 
 func printVersion([]string) (int, error) {
-	fmt.Println(version.Release())
+	fmt.Fprintln(os.Stdout, version.Release()) //nolint:errcheck // nowhere to say it
 	return 0, nil
 }

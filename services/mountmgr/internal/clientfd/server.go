@@ -70,7 +70,7 @@ func Listen(path string, logger *slog.Logger) (*Server, error) {
 	}
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		null.Close() //nolint:errcheck // read only
+		null.Close()
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	s := &Server{listener: listener, null: null, logger: logger, served: make(chan Served, 1)}
@@ -91,7 +91,7 @@ func (s *Server) SetDescriptor(file *os.File, settings []byte) {
 	}
 	s.mutex.Unlock()
 	if old != nil {
-		old.Close() //nolint:errcheck // nothing was written through it
+		old.Close()
 	}
 }
 
@@ -148,7 +148,7 @@ func (s *Server) Resend() error {
 	if err != nil {
 		return err
 	}
-	defer fuse.Close() //nolint:errcheck // a duplicate
+	defer fuse.Close()
 	return Resend(fuse)
 }
 
@@ -159,7 +159,7 @@ func (s *Server) Connected() bool {
 	if err != nil {
 		return false
 	}
-	defer file.Close() //nolint:errcheck // a duplicate
+	defer file.Close()
 	poll := []unix.PollFd{{Fd: int32(file.Fd())}}
 	for {
 		count, err := unix.Poll(poll, 0)
@@ -221,7 +221,7 @@ func (s *Server) exchange(conn *net.UnixConn) error {
 	control := make([]byte, unix.CmsgSpace(receiveFiles*4))
 	count, controlCount, _, _, err := conn.ReadMsgUnix(data, control)
 	if err != nil || count == 0 {
-		return nil // asked only
+		return nil //nolint:nilerr // it asked only, and has closed the connection
 	}
 	if closeRights(control[:controlCount]) > 0 && string(data[:count]) != "CLOSE" {
 		s.returned(pid, data[:count])
@@ -245,7 +245,7 @@ func (s *Server) offer(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close() //nolint:errcheck // a duplicate
+	defer file.Close()
 	if len(settings) == 0 {
 		settings = []byte(noSettings)
 	}

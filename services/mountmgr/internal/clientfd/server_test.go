@@ -2,6 +2,7 @@ package clientfd_test
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -43,7 +44,7 @@ func listen(t *testing.T) (*clientfd.Server, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { server.Close() })
+	t.Cleanup(func() { _ = server.Close() })
 	return server, path
 }
 
@@ -53,7 +54,7 @@ func dial(t *testing.T, path string) *net.UnixConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
@@ -91,7 +92,7 @@ func giveBack(t *testing.T, conn *net.UnixConn, payload []byte, descriptor int) 
 
 func closeAll(descriptors []int) {
 	for _, descriptor := range descriptors {
-		unix.Close(descriptor)
+		_ = unix.Close(descriptor)
 	}
 }
 
@@ -155,13 +156,13 @@ func TestAskingTakesNothingAway(t *testing.T) {
 		conn := dial(t, path)
 		_, descriptors := ask(t, conn)
 		closeAll(descriptors)
-		conn.Close()
+		_ = conn.Close()
 	}
 	conn := dial(t, path)
 	_, descriptors := ask(t, conn)
 	defer closeAll(descriptors)
 	giveBack(t, conn, []byte("CLOSE"), descriptors[0])
-	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("got %v, want the end of the exchange", err)
 	}
 	select {
@@ -193,7 +194,7 @@ func TestGate(t *testing.T) {
 	_, descriptors := ask(t, conn)
 	closeAll(descriptors)
 	server.Admit(os.Getpid() + 1)
-	if _, err := dial(t, path).Read(make([]byte, 1)); err != io.EOF {
+	if _, err := dial(t, path).Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("another process was answered: %v", err)
 	}
 }

@@ -19,28 +19,29 @@ const DefaultVersion = "1.4.2"
 
 // Binary returns the client of a version, which `make tools` puts into the
 // cache; the variable JUICEFS_BIN names another one for DefaultVersion.
-func Binary(t testing.TB, version string) string {
-	t.Helper()
-	path := os.Getenv("JUICEFS_BIN")
+func Binary(tb testing.TB, version string) string {
+	tb.Helper()
+	path := os.Getenv("JUICEFS_BIN") //nolint:forbidigo // tests are told by the environment where things are
 	if path == "" || version != DefaultVersion {
-		path = filepath.Join(cache(t), "juicefs", version, "juicefs")
+		path = filepath.Join(cache(tb), "juicefs", version, "juicefs")
 	}
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("no JuiceFS client %s: %v (fetch it with make, or set JUICEFS_BIN)", version, err)
+	if _, err := os.Stat(path); err != nil { //nolint:gosec // that is what the variable is for
+		tb.Fatalf("no JuiceFS client %s: %v (fetch it with make, or set JUICEFS_BIN)", version, err)
 	}
 	return path
 }
 
-func cache(t testing.TB) string {
-	t.Helper()
-	if directory := os.Getenv("JUICEFS_CSI_CACHE"); directory != "" {
+func cache(tb testing.TB) string {
+	tb.Helper()
+	directory := os.Getenv("JUICEFS_CSI_CACHE") //nolint:forbidigo // as above
+	if directory != "" {
 		return directory
 	}
-	directory, err := os.UserCacheDir()
+	user, err := os.UserCacheDir()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return filepath.Join(directory, "juicefs-csi")
+	return filepath.Join(user, "juicefs-csi")
 }
 
 // FileSystem is a formatted JuiceFS file system in a temporary directory.
@@ -54,13 +55,14 @@ type FileSystem struct {
 }
 
 // Format makes a file system whose removed files are gone at once.
-func Format(t testing.TB, binary string) FileSystem {
-	t.Helper()
-	directory := t.TempDir()
+func Format(tb testing.TB, binary string) FileSystem {
+	tb.Helper()
+	directory := tb.TempDir()
 	fs := FileSystem{Meta: "sqlite3://" + filepath.Join(directory, "meta.db"), Name: "testvol", Binary: binary, Directory: directory}
-	command := exec.Command(binary, "format", "--storage", "file", "--bucket", filepath.Join(directory, "data")+"/", "--trash-days", "0", fs.Meta, fs.Name)
+	command := exec.CommandContext(tb.Context(), binary, "format", "--storage", "file",
+		"--bucket", filepath.Join(directory, "data")+"/", "--trash-days", "0", fs.Meta, fs.Name)
 	if output, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("format: %v\n%s", err, output)
+		tb.Fatalf("format: %v\n%s", err, output)
 	}
 	return fs
 }
@@ -82,47 +84,47 @@ type Mount struct {
 // NewMount makes a kernel mount as the mount manager does and returns its
 // descriptor, which the caller closes as soon as it has passed it on: a process
 // that holds it must never touch the path.
-func NewMount(t testing.TB) (*Mount, *os.File) {
-	t.Helper()
+func NewMount(tb testing.TB) (*Mount, *os.File) {
+	tb.Helper()
 	// Not os.OpenFile, which would make the description non-blocking for all.
 	descriptor, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		t.Fatalf("open /dev/fuse: %v", err)
+		tb.Fatalf("open /dev/fuse: %v", err)
 	}
-	path := t.TempDir()
+	path := tb.TempDir()
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other,max_read=131072", descriptor)
 	if err := unix.Mount("JuiceFS:testvol", path, "fuse.juicefs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		unix.Close(descriptor)
-		t.Fatalf("mount: %v", err)
+		unix.Close(descriptor) //nolint:errcheck // unused
+		tb.Fatalf("mount: %v", err)
 	}
 	mount := &Mount{Path: path}
-	t.Cleanup(func() { mount.Abort(t) })
-	mount.minor = minor(t, path)
+	tb.Cleanup(func() { mount.Abort(tb) })
+	mount.minor = minor(tb, path)
 	return mount, os.NewFile(uintptr(descriptor), "fuse")
 }
 
 // minor finds the device number without asking the file system itself.
-func minor(t testing.TB, path string) uint32 {
-	t.Helper()
+func minor(tb testing.TB, path string) uint32 {
+	tb.Helper()
 	var stat unix.Statx_t
 	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &stat); err != nil {
-		t.Fatalf("statx: %v", err)
+		tb.Fatalf("statx: %v", err)
 	}
 	return stat.Dev_minor
 }
 
 // Unmount takes the mount away; what serves it ends.
-func (m *Mount) Unmount(t testing.TB) {
-	t.Helper()
+func (m *Mount) Unmount(tb testing.TB) {
+	tb.Helper()
 	if err := unix.Unmount(m.Path, unix.MNT_DETACH); err != nil {
-		t.Errorf("umount: %v", err)
+		tb.Errorf("umount: %v", err)
 	}
 }
 
 // Abort takes the mount away and ends its connection, so that nothing can hang
 // in it.
-func (m *Mount) Abort(t testing.TB) {
-	t.Helper()
+func (m *Mount) Abort(tb testing.TB) {
+	tb.Helper()
 	connections := "/sys/fs/fuse/connections"
 	if entries, err := os.ReadDir(connections); err == nil && len(entries) == 0 {
 		unix.Mount("none", connections, "fusectl", 0, "") //nolint:errcheck // already mounted, without connections
@@ -140,25 +142,25 @@ type Config struct {
 }
 
 // Config reads the client's .config file through another process.
-func (m *Mount) Config(t testing.TB) Config {
-	t.Helper()
+func (m *Mount) Config(tb testing.TB) Config {
+	tb.Helper()
 	var config Config
-	if err := json.Unmarshal([]byte(m.Run(t, "cat", ".config")), &config); err != nil {
-		t.Fatalf("decode .config: %v", err)
+	if err := json.Unmarshal([]byte(m.Run(tb, "cat", ".config")), &config); err != nil {
+		tb.Fatalf("decode .config: %v", err)
 	}
 	return config
 }
 
 // Run runs a program in the root of the mount with a time limit of 20 seconds
 // and returns its output.
-func (m *Mount) Run(t testing.TB, argv ...string) string {
-	t.Helper()
+func (m *Mount) Run(tb testing.TB, argv ...string) string {
+	tb.Helper()
 	// timeout changes nothing about its child's way to the mount, and ends even
 	// what waits for an answer of the client.
-	command := exec.Command("timeout", append([]string{"--signal=KILL", "20", "env", "--chdir=" + m.Path}, argv...)...)
+	command := exec.CommandContext(tb.Context(), "timeout", append([]string{"--signal=KILL", "20", "env", "--chdir=" + m.Path}, argv...)...)
 	output, err := command.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%v: %v\n%s", argv, err, output)
+		tb.Fatalf("%v: %v\n%s", argv, err, output)
 	}
 	return string(output)
 }

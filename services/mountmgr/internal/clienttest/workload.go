@@ -30,7 +30,7 @@ type Report struct {
 
 // Workload is a process that works on a mount.
 type Workload struct {
-	t       testing.TB
+	tb      testing.TB
 	command *exec.Cmd
 	stdin   io.Closer
 	output  bytes.Buffer
@@ -39,30 +39,30 @@ type Workload struct {
 // StartWorkload starts a process that writes, reads, syncs, creates, renames
 // and unlinks files of the mount until Stop. kind "full" keeps descriptors open
 // for writing, "reader" only reads and looks up.
-func (m *Mount) StartWorkload(t testing.TB, kind string) *Workload {
-	t.Helper()
+func (m *Mount) StartWorkload(tb testing.TB, kind string) *Workload {
+	tb.Helper()
 	executable, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	w := &Workload{t: t, command: exec.Command(executable, WorkloadProgram, kind, m.Path)}
+	w := &Workload{tb: tb, command: exec.CommandContext(tb.Context(), executable, WorkloadProgram, kind, m.Path)}
 	stdin, err := w.command.StdinPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	stdout, err := w.command.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	w.stdin, w.command.Stderr = stdin, os.Stderr
 	if err := w.command.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { w.command.Process.Kill() }) //nolint:errcheck // it has ended
+	tb.Cleanup(func() { w.command.Process.Kill() }) //nolint:errcheck // it has ended
 	// The first line says that all files are open.
 	reader := bufio.NewReader(stdout)
 	if _, err := reader.ReadString('\n'); err != nil {
-		t.Fatalf("the workload did not start: %v", err)
+		tb.Fatalf("the workload did not start: %v", err)
 	}
 	go io.Copy(&w.output, reader) //nolint:errcheck // Wait tells
 	return w
@@ -70,22 +70,22 @@ func (m *Mount) StartWorkload(t testing.TB, kind string) *Workload {
 
 // Stop ends the workload and returns what it saw.
 func (w *Workload) Stop() Report {
-	w.t.Helper()
-	w.stdin.Close() //nolint:errcheck // Wait tells
+	w.tb.Helper()
+	w.stdin.Close()
 	state, err := w.command.Process.Wait()
 	if err != nil || !state.Success() {
-		w.t.Fatalf("workload: %v, %v", state, err)
+		w.tb.Fatalf("workload: %v, %v", state, err)
 	}
 	w.command.Wait() //nolint:errcheck // waited for already; ends the copying
 	var report Report
 	if err := json.Unmarshal(w.output.Bytes(), &report); err != nil {
-		w.t.Fatalf("workload: %v in %q", err, w.output.String())
+		w.tb.Fatalf("workload: %v in %q", err, w.output.String())
 	}
 	return report
 }
 
 // RunWorkload is the process of a workload.
-func RunWorkload(kind, directory string) int {
+func RunWorkload(output io.Writer, kind, directory string) int {
 	r := &recorder{report: Report{Errors: map[string]int{}}, stop: make(chan struct{})}
 	jobs := []func() error{r.reader(filepath.Join(directory, "read"))}
 	if kind == "full" {
@@ -104,11 +104,11 @@ func RunWorkload(kind, directory string) int {
 			}
 		})
 	}
-	fmt.Println("ready")
+	fmt.Fprintln(output, "ready") //nolint:errcheck // the other end misses it
 	io.Copy(io.Discard, os.Stdin) //nolint:errcheck // the end is what counts
 	close(r.stop)
 	group.Wait()
-	if err := json.NewEncoder(os.Stdout).Encode(r.report); err != nil {
+	if err := json.NewEncoder(output).Encode(r.report); err != nil {
 		return 1
 	}
 	return 0
@@ -143,8 +143,8 @@ func (r *recorder) do(name string, operation func() error) {
 	}
 }
 
-func (r *recorder) open(path string, flags int) *os.File {
-	file, err := os.OpenFile(path, flags, 0o644)
+func openFile(path string, flags int) *os.File {
+	file, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
@@ -152,10 +152,10 @@ func (r *recorder) open(path string, flags int) *os.File {
 }
 
 func (r *recorder) reader(path string) func() error {
-	if os.WriteFile(path, bytes.Repeat([]byte("r"), 4096), 0o644) != nil {
+	if os.WriteFile(path, bytes.Repeat([]byte("r"), 4096), 0o600) != nil {
 		return nil
 	}
-	file := r.open(path, os.O_RDONLY)
+	file := openFile(path, os.O_RDONLY)
 	buffer := make([]byte, 4096)
 	return func() error {
 		r.do("read", func() error {
@@ -172,7 +172,7 @@ func (r *recorder) reader(path string) func() error {
 }
 
 func (r *recorder) appender(path string) func() error {
-	file, size := r.open(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND), int64(0)
+	file, size := openFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND), int64(0)
 	return func() error {
 		r.do("append", func() error { _, err := file.Write(make([]byte, 100)); size += 100; return err })
 		r.do("fsync", file.Sync)
@@ -188,7 +188,7 @@ func (r *recorder) appender(path string) func() error {
 }
 
 func (r *recorder) rewriter(path string) func() error {
-	file, round := r.open(path, os.O_CREATE|os.O_RDWR), byte(0)
+	file, round := openFile(path, os.O_CREATE|os.O_RDWR), byte(0)
 	return func() error {
 		round++
 		data, got := bytes.Repeat([]byte{round}, 4096), make([]byte, 4096)
@@ -211,7 +211,7 @@ func (r *recorder) namer(directory string) func() error {
 	return func() error {
 		number++
 		path := filepath.Join(directory, fmt.Sprintf("name%d", number))
-		r.do("create", func() error { return os.WriteFile(path, []byte("x"), 0o644) })
+		r.do("create", func() error { return os.WriteFile(path, []byte("x"), 0o600) })
 		r.do("rename", func() error { return os.Rename(path, path+"r") })
 		r.do("unlink", func() error { return os.Remove(path + "r") })
 		return nil

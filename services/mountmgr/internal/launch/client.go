@@ -36,7 +36,7 @@ type clientStart struct {
 
 func (c clientStart) close() {
 	if c.state != nil {
-		c.state.Close() //nolint:errcheck // read only
+		c.state.Close()
 	}
 }
 
@@ -165,12 +165,12 @@ func (s *supervisor) clientServes(report clientfd.Served) {
 // clientEnded decides what follows the end of a client.
 func (s *supervisor) clientEnded(c *client) {
 	if c.fifo != nil {
-		c.fifo.Close() //nolint:errcheck // its reader is gone
+		c.fifo.Close()
 	}
 	s.client = nil
 	s.descriptors.Bar()
 	exit := exitStatus(c.process.Status(), c.tail.Lines())
-	s.logger.Info("client ended", logkeys.PID, c.process.PID, "exit_code", exit.GetCode(), logkeys.Signal, exit.GetSignal())
+	s.logger.Info("client ended", logkeys.PID, c.process.PID, logkeys.Code, exit.GetCode(), logkeys.Signal, exit.GetSignal())
 	switch {
 	case s.stop != nil:
 		s.tellEnd(exit, false)
@@ -253,7 +253,7 @@ func (s *supervisor) openClientState() (*os.File, error) {
 		err = fmt.Errorf("%s is not a regular file", file.Name())
 	}
 	if err != nil {
-		file.Close() //nolint:errcheck // read only
+		file.Close()
 		return nil, err
 	}
 	return file, nil

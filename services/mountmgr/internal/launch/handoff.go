@@ -71,8 +71,8 @@ func (s *supervisor) finishHandOff() {
 			s.handedOff(clientStart{state: state}, err)
 			deferred := s.deferred
 			s.deferred = nil
-			for _, r := range deferred {
-				s.handle(r)
+			for _, command := range deferred {
+				command()
 			}
 		})
 	}, files...)

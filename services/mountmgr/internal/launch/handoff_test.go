@@ -19,7 +19,9 @@ func TestHandOverToAWaitingClient(t *testing.T) {
 	from.call(start(&launchv1.Start{Spec: old.spec(t, "")}), descriptor)
 	settings := from.serving().GetSettings()
 	pid := from.status().GetClientPid()
-	to.call(start(&launchv1.Start{Spec: next.spec(t, ""), Settings: settings, SessionId: 5, WaitForRelease: true, SkipStages: true}), descriptor)
+	to.call(start(&launchv1.Start{
+		Spec: next.spec(t, ""), Settings: settings, SessionId: 5, WaitForRelease: true, SkipStages: true,
+	}), descriptor)
 	if event := to.next(); event.GetWaiting() == nil {
 		t.Fatalf("got %v", event)
 	}
@@ -36,7 +38,7 @@ func TestHandOverToAWaitingClient(t *testing.T) {
 	if status := from.status(); status.GetState() != launchv1.Status_STATE_HANDED_OFF || status.GetHoldsDescriptor() {
 		t.Errorf("got %v", status)
 	}
-	from.conn.Close()
+	_ = from.conn.Close()
 	old.exits(t, 0)
 }
 
@@ -89,7 +91,8 @@ func TestBusyClientServesOn(t *testing.T) {
 	m.serving()
 	pid := m.status().GetClientPid()
 	m.refused(deadlineExceeded, handOff(20*time.Millisecond))
-	if status := m.status(); status.GetState() != launchv1.Status_STATE_SERVING || status.GetClientPid() != pid || !status.GetHoldsDescriptor() {
+	status := m.status()
+	if status.GetState() != launchv1.Status_STATE_SERVING || status.GetClientPid() != pid || !status.GetHoldsDescriptor() {
 		t.Errorf("got %v", status)
 	}
 }
@@ -121,7 +124,7 @@ func TestHandOffWhoseAnswerIsLost(t *testing.T) {
 	}
 	m.send(handOff(patience))
 	m.status() // the command was handled
-	m.conn.Close()
+	_ = m.conn.Close()
 	again := connect(t, s.socket)
 	again.hello()
 	if err := unix.Kill(int(pid), unix.SIGCONT); err != nil {

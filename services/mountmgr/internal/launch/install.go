@@ -26,8 +26,9 @@ func install(executable, directory string) error {
 	if err != nil {
 		return err
 	}
-	defer source.Close() //nolint:errcheck // read only
-	if err := os.MkdirAll(directory, 0o755); err != nil {
+	defer source.Close()
+	// Mount pods of any user run what is in it.
+	if err := os.MkdirAll(directory, 0o755); err != nil { //nolint:gosec // see above
 		return err
 	}
 	temporary, err := os.CreateTemp(directory, "."+Program+"-*")

@@ -26,7 +26,7 @@ func startPod(t *testing.T) (*program, int) {
 	directory := t.TempDir()
 	binary := filepath.Join(directory, launch.Program)
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", binary, "../../cmd/jfs-launch")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Env = append(build.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, output)
 	}
@@ -35,13 +35,16 @@ func startPod(t *testing.T) (*program, int) {
 	}
 	p := &program{t: t, socket: filepath.Join(directory, "launch.sock")}
 	p.command = exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
-		`mount -t tmpfs tmpfs /tmp && exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"`, "sh",
+		`mount -t tmpfs none /tmp && exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"`, "sh",
 		filepath.Join(directory, "installed", launch.Program), "serve", "--socket="+p.socket)
 	p.command.Stdout, p.command.Stderr = os.Stderr, os.Stderr
 	if err := p.command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.command.Process.Kill(); p.command.Process.Wait() })
+	t.Cleanup(func() {
+		_ = p.command.Process.Kill()
+		_, _ = p.command.Process.Wait()
+	})
 	connect(t, p.socket).hello()
 	return p, onlyChild(t, p.command.Process.Pid)
 }
@@ -112,7 +115,7 @@ func TestRealPod(t *testing.T) {
 	if event := m.next(); event.GetTerminating() == nil {
 		t.Fatalf("got %v", event)
 	}
-	m.conn.Close() // and the mount manager is away as well
+	_ = m.conn.Close() // and the mount manager is away as well
 	if err := unix.Kill(client, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@
 package launch_test
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -23,7 +22,8 @@ func TestRealRemove(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			fs := clienttest.Format(t, clienttest.Binary(t, version))
 			p, m, mount, settings := startGood(t, fs, nil)
-			mount.Run(t, "sh", "-c", "mkdir -p pv/one/a/b pv/two && for i in $(seq 300); do echo $i > pv/one/a/b/$i; done && echo keep > pv/two/file && echo > pv/file")
+			mount.Run(t, "sh", "-c", "mkdir -p pv/one/a/b pv/two && echo keep > pv/two/file && echo > pv/file && "+
+				"for i in $(seq 300); do echo $i > pv/one/a/b/$i; done")
 			mount.Unmount(t)
 			m.ended(false)
 			p.exits(0)
@@ -31,7 +31,8 @@ func TestRealRemove(t *testing.T) {
 				"/pv/one": nil, "/pv/missing": nil, "/missing/one": nil,
 				"/pv/file": errdefs.ErrFailedPrecondition, "/": errdefs.ErrInvalidArgument,
 			} {
-				if err := remove(t, fs, path); (err == nil) != (want == nil) || errors.Is(want, errdefs.ErrInvalidArgument) && !errors.Is(err, want) {
+				err := remove(t, fs, path)
+				if (err == nil) != (want == nil) || errors.Is(want, errdefs.ErrInvalidArgument) && !errors.Is(err, want) {
 					t.Errorf("%s: got %v, want %v", path, err, want)
 				}
 			}
@@ -46,8 +47,9 @@ func TestRealRemove(t *testing.T) {
 // remove removes path by a client that has no mount point at all.
 func remove(t *testing.T, fs clienttest.FileSystem, path string) error {
 	t.Helper()
-	return launch.Remove(t.Context(), &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}, launch.RemoveOptions{
-		SpecFile: "-", Path: path, Environment: os.Environ(), Output: os.Stderr, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	spec := &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}
+	return launch.Remove(t.Context(), spec, launch.RemoveOptions{
+		SpecFile: "-", Path: path, Output: os.Stderr, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 }
 
@@ -58,7 +60,8 @@ func TestRealRemoveFails(t *testing.T) {
 	if err := os.WriteFile(termination, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := launch.Remove(context.Background(), &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}, launch.RemoveOptions{
+	spec := &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}
+	err := launch.Remove(t.Context(), spec, launch.RemoveOptions{
 		SpecFile: "-", Path: "/volume", TerminationLog: termination, Output: os.Stderr, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err == nil || !strings.Contains(err.Error(), "ended before") {

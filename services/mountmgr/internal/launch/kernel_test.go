@@ -24,7 +24,7 @@ func kernelProgram(arguments []string) (code int, known bool) {
 	if arguments[0] != clienttest.WorkloadProgram {
 		return 0, false
 	}
-	return clienttest.RunWorkload(arguments[1], arguments[2]), true
+	return clienttest.RunWorkload(os.Stdout, arguments[1], arguments[2]), true
 }
 
 // program is a jfs-launch of its own process, as in a pod.
@@ -47,16 +47,16 @@ func startProgram(t *testing.T) *program {
 	}
 	// The mount is gone by now; what served it ends by itself and cleans up.
 	t.Cleanup(func() {
-		timer := time.AfterFunc(patience, func() { p.command.Process.Kill() })
+		timer := time.AfterFunc(patience, func() { _ = p.command.Process.Kill() })
 		defer timer.Stop()
-		p.command.Process.Wait()
+		_, _ = p.command.Process.Wait()
 	})
 	return p
 }
 
 func (p *program) exits(want int) {
 	p.t.Helper()
-	timer := time.AfterFunc(patience, func() { p.command.Process.Kill() })
+	timer := time.AfterFunc(patience, func() { _ = p.command.Process.Kill() })
 	defer timer.Stop()
 	state, err := p.command.Process.Wait()
 	if err != nil || state.ExitCode() != want {
@@ -157,7 +157,7 @@ func TestRealHandOver(t *testing.T) {
 				fs.Binary = clienttest.Binary(t, clients[(round+1)%2])
 				next, pause := handOver(t, m, mount, fs, session, settings)
 				pauses = append(pauses, pause)
-				m.conn.Close()
+				_ = m.conn.Close()
 				p.exits(0)
 				p, m = next.program, next.manager
 			}
@@ -180,7 +180,9 @@ type successor struct {
 
 // handOver moves mount from the client of old to a new one, as the mount
 // manager does.
-func handOver(t *testing.T, old *manager, mount *clienttest.Mount, fs clienttest.FileSystem, session uint64, settings []byte) (successor, time.Duration) {
+func handOver(
+	t *testing.T, old *manager, mount *clienttest.Mount, fs clienttest.FileSystem, session uint64, settings []byte,
+) (successor, time.Duration) {
 	t.Helper()
 	borrowed := old.call(&launchv1.Command{Operation: &launchv1.Command_Borrow{}})
 	p := startProgram(t)
@@ -220,7 +222,7 @@ func wakeReaders(path string, ended <-chan struct{}) {
 		case <-ticker.C:
 			helper := exec.Command("timeout", "1", "stat", "-f", path)
 			if helper.Start() == nil {
-				go helper.Wait()
+				go func() { _ = helper.Wait() }()
 			}
 		}
 	}
@@ -264,7 +266,8 @@ func TestRealFailureIsExplained(t *testing.T) {
 	}
 	m.call(start(&launchv1.Start{Spec: spec}), descriptor)
 	_, last, _ := m.stages()
-	if text := strings.Join(last.GetExit().GetStderr(), "\n"); last.GetSucceeded() || !strings.Contains(text, "at most 2 arguments") || strings.Contains(text, password) {
+	text := strings.Join(last.GetExit().GetStderr(), "\n")
+	if last.GetSucceeded() || !strings.Contains(text, "at most 2 arguments") || strings.Contains(text, password) {
 		t.Errorf("got %v", last)
 	}
 	spec.Stages = nil
@@ -273,14 +276,15 @@ func TestRealFailureIsExplained(t *testing.T) {
 	if exit := m.ended(false); exit.GetCode() != 1 || !strings.Contains(strings.Join(exit.GetStderr(), "\n"), "FATAL") {
 		t.Errorf("got %v", exit)
 	}
-	m.conn.Close()
+	_ = m.conn.Close()
 	p.exits(1)
 	data, err := os.ReadFile(p.socket + ".termination")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var message launch.Termination
-	if err := json.Unmarshal(data, &message); err != nil || message.Stage != "client" || message.Code != 1 || strings.Contains(string(data), password) {
+	err = json.Unmarshal(data, &message)
+	if err != nil || message.Stage != "client" || message.Code != 1 || strings.Contains(string(data), password) {
 		t.Errorf("got %s, %v", data, err)
 	}
 }

@@ -137,13 +137,13 @@ func TestStartIsChecked(t *testing.T) {
 	m.hello()
 	descriptor, _ := connection(t)
 	bad := s.spec(t, "")
-	bad.Stages = []*launchv1.Stage{{Name: "format", Process: bad.Client}}
+	bad.Stages = []*launchv1.Stage{{Name: "format", Process: bad.GetClient()}}
 	for name, command := range map[string]*launchv1.Start{
 		"no spec":                 {},
 		"stage without limit":     {Spec: bad},
 		"bad settings":            {Spec: s.spec(t, ""), Settings: []byte("FUSE")},
 		"state is missing":        {Spec: s.spec(t, ""), HasState: true},
-		"file with relative path": {Spec: &launchv1.Spec{Client: bad.Client, Files: []*launchv1.File{{Path: "a/b"}}}},
+		"file with relative path": {Spec: &launchv1.Spec{Client: bad.GetClient(), Files: []*launchv1.File{{Path: "a/b"}}}},
 	} {
 		t.Run(name, func(*testing.T) { m.refused(invalidArgument, start(command), descriptor) })
 	}
@@ -164,9 +164,11 @@ func TestCrashIsRepaired(t *testing.T) {
 	if err := unix.Kill(int(before), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if exit := m.ended(true); exit.GetSignal() != 9 || exit.GetCode() != 137 || !strings.Contains(strings.Join(exit.GetStderr(), ""), "fake client speaks") {
+	exit := m.ended(true)
+	if exit.GetSignal() != 9 || exit.GetCode() != 137 {
 		t.Errorf("got %v", exit)
 	}
+	contains(t, strings.Join(exit.GetStderr(), ""), "fake client speaks")
 	m.serving()
 	status := m.status()
 	if status.GetClientPid() == before || status.GetRestarts() != 1 {
@@ -215,7 +217,7 @@ func TestCrashesWithoutEndAreGivenUp(t *testing.T) {
 	if _, err := kernel.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	m.conn.Close()
+	_ = m.conn.Close()
 	s.exits(t, 1)
 }
 
@@ -235,7 +237,7 @@ func TestFirstStartFailure(t *testing.T) {
 	if _, err := kernel.Read(make([]byte, 1)); err != nil && err != io.EOF {
 		t.Errorf("the connection is still held: %v", err)
 	}
-	m.conn.Close()
+	_ = m.conn.Close()
 	s.exits(t, 1)
 	var message launch.Termination
 	data, err := os.ReadFile(s.termination)

@@ -1,7 +1,6 @@
 package launch_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -23,27 +22,45 @@ import (
 
 // The test binary is also the programs that the tests start.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case "fake-client":
-			os.Exit(fakeClient(os.Args[2], os.Args[3]))
-		case "fake-stage":
-			os.Exit(fakeStage(os.Args[2:]))
-		case "jfs-launch":
-			os.Exit(launchProgram(os.Args[2]))
-		}
-		if code, known := kernelProgram(os.Args[1:]); known {
-			os.Exit(code)
+	code, known := runProgram(os.Args[1:], os.Environ()) //nolint:forbidigo // this is main
+	if !known {
+		code = m.Run()
+	}
+	os.Exit(code) //nolint:forbidigo // this is main
+}
+
+// runProgram runs the program that arguments name, if any.
+func runProgram(arguments, environment []string) (code int, known bool) {
+	if len(arguments) == 0 {
+		return 0, false
+	}
+	switch arguments[0] {
+	case "fake-client":
+		return fakeClient(arguments[1], arguments[2], environment), true
+	case "fake-stage":
+		return fakeStage(arguments[1:], environment), true
+	case "jfs-launch":
+		return launchProgram(arguments[1], environment), true
+	default:
+		return kernelProgram(arguments)
+	}
+}
+
+// variable returns the value of name in environment.
+func variable(environment []string, name string) string {
+	for _, entry := range environment {
+		if value, found := strings.CutPrefix(entry, name+"="); found {
+			return value
 		}
 	}
-	os.Exit(m.Run())
+	return ""
 }
 
 // launchProgram is jfs-launch serve.
-func launchProgram(socket string) int {
+func launchProgram(socket string, environment []string) int {
 	code, err := launch.Serve(context.Background(), launch.Options{
 		Socket: socket, TerminationLog: socket + ".termination", StateDirectory: "/tmp",
-		Environment: os.Environ(), Output: os.Stdout, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Environment: environment, Output: os.Stdout, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -53,15 +70,15 @@ func launchProgram(socket string) int {
 
 // fakeStage prints its first argument to standard error, and exits with the
 // second or sleeps.
-func fakeStage(arguments []string) int {
-	fmt.Println("a line of output")
+func fakeStage(arguments, environment []string) int {
+	_, _ = fmt.Fprintln(os.Stdout, "a line of output")
 	for _, name := range arguments[2:] {
 		content, err := os.ReadFile(name)
-		fmt.Fprintf(os.Stderr, "%s, %v, %s\n", content, err, os.Getenv("TOKEN"))
+		fmt.Fprintf(os.Stderr, "%s, %v, %s\n", content, err, variable(environment, "TOKEN"))
 	}
 	fmt.Fprintln(os.Stderr, arguments[0])
 	if arguments[1] == "sleep" {
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 	}
 	code, _ := strconv.Atoi(arguments[1])
 	return code
@@ -76,7 +93,7 @@ func goodSettings() []byte {
 
 // fakeClient does what a JuiceFS client does around its descriptor. mode lists
 // its faults; what it got is recorded below directory, its pid in the name.
-func fakeClient(mode, directory string) int {
+func fakeClient(mode, directory string, environment []string) int {
 	has := func(fault string) bool { return strings.Contains(mode, fault) }
 	hup, term := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(hup, unix.SIGHUP)
@@ -85,26 +102,32 @@ func fakeClient(mode, directory string) int {
 	if has("die") {
 		return 7
 	}
-	statePath, state := os.Getenv("_FUSE_STATE_PATH"), []byte("none")
+	statePath, state := variable(environment, "_FUSE_STATE_PATH"), []byte("none")
 	if statePath != "" {
 		var err error
 		if state, err = os.ReadFile(statePath); err != nil {
 			return 8
 		}
-		os.Rename(statePath, statePath+".bak")
+		_ = os.Rename(statePath, statePath+".bak")
 	}
-	record := strings.Join(os.Environ(), "\n") + "\nSTATE=" + string(state)
+	record := strings.Join(environment, "\n") + "\nSTATE=" + string(state)
 	name := filepath.Join(directory, strconv.Itoa(os.Getpid()))
-	os.WriteFile(name+".tmp", []byte(record), 0o600)
-	descriptor := exchange(nil, -1)
+	_ = os.WriteFile(name+".tmp", []byte(record), 0o600)
+	socket := variable(environment, "_FUSE_FD_COMM")
+	descriptor, err := exchange(socket, nil, -1)
+	if err != nil {
+		return 9
+	}
 	answer := goodSettings()
 	if has("bad-settings") {
 		answer = append([]byte("FUSE"), make([]byte, 100)...)
 	}
-	os.Rename(name+".tmp", name)
-	exchange(answer, descriptor)
+	_ = os.Rename(name+".tmp", name)
+	if _, err := exchange(socket, answer, descriptor); err != nil {
+		return 10
+	}
 	gone := make(chan struct{})
-	go func() { unix.Read(descriptor, make([]byte, 1)); close(gone) }()
+	go func() { _, _ = unix.Read(descriptor, make([]byte, 1)); close(gone) }()
 	if has("crash") {
 		return 3
 	}
@@ -115,7 +138,8 @@ func fakeClient(mode, directory string) int {
 				continue
 			}
 			if !has("no-state") {
-				os.WriteFile(filepath.Join(directory, fmt.Sprintf("state%d.json", os.Getppid())), []byte("state of "+strconv.Itoa(os.Getpid())), 0o644)
+				path := filepath.Join(directory, fmt.Sprintf("state%d.json", os.Getppid()))
+				_ = os.WriteFile(path, []byte("state of "+strconv.Itoa(os.Getpid())), 0o600)
 			}
 			return 1
 		case <-term:
@@ -129,25 +153,33 @@ func fakeClient(mode, directory string) int {
 }
 
 // exchange gets the descriptor and, with settings, gives it back.
-func exchange(settings []byte, descriptor int) int {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: os.Getenv("_FUSE_FD_COMM"), Net: "unix"})
+func exchange(socket string, settings []byte, descriptor int) (int, error) {
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
-		os.Exit(9)
+		return -1, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	control := make([]byte, unix.CmsgSpace(8))
 	_, count, _, _, err := conn.ReadMsgUnix(make([]byte, 120), control)
 	if err != nil {
-		os.Exit(10)
+		return -1, err
 	}
-	messages, _ := unix.ParseSocketControlMessage(control[:count])
-	descriptors, _ := unix.ParseUnixRights(&messages[0])
-	unix.Close(descriptors[0])
+	messages, err := unix.ParseSocketControlMessage(control[:count])
+	if err != nil {
+		return -1, err
+	}
+	descriptors, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return -1, err
+	}
+	_ = unix.Close(descriptors[0])
 	if settings == nil {
-		return descriptors[1]
+		return descriptors[1], nil
 	}
-	unix.Close(descriptors[1])
-	conn.WriteMsgUnix(settings, unix.UnixRights(descriptor), nil)
-	io.Copy(new(bytes.Buffer), conn)
-	return descriptor
+	_ = unix.Close(descriptors[1])
+	if _, _, err := conn.WriteMsgUnix(settings, unix.UnixRights(descriptor), nil); err != nil {
+		return -1, err
+	}
+	_, err = io.Copy(io.Discard, conn)
+	return descriptor, err
 }

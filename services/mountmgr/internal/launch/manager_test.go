@@ -53,7 +53,7 @@ func connect(t *testing.T, socket string) *manager {
 			t.Fatalf("cannot connect: %v", err)
 		}
 	}
-	t.Cleanup(func() { m.conn.Close() })
+	t.Cleanup(func() { _ = m.conn.Close() })
 	go m.read()
 	return m
 }
@@ -83,7 +83,7 @@ func (m *manager) send(command *launchv1.Command, files ...*os.File) <-chan answ
 	command.Id = m.lastID
 	result := make(chan answer, 1)
 	m.mutex.Lock()
-	m.waits[command.Id] = result
+	m.waits[m.lastID] = result
 	m.mutex.Unlock()
 	if err := m.conn.Send(m.t.Context(), command, files...); err != nil {
 		m.t.Fatal(err)

@@ -16,29 +16,35 @@ import (
 // concurrently.
 func (r runner) start(argv, environment []string, line func(text string, isError bool)) (*started, error) {
 	spec := process.Spec{Argv: argv, Env: environment}
-	var readers [2]*os.File
-	writers := [2]**os.File{&spec.Output, &spec.Errors}
-	for index := range readers {
-		reader, writer, err := pipe()
-		if err != nil {
-			return nil, err
-		}
-		defer writer.Close() //nolint:errcheck // the child has its own
-		readers[index], *writers[index] = reader, writer
-	}
-	child, err := r.processes.Start(spec)
+	stdout, stdoutWriter, err := pipe()
 	if err != nil {
-		for _, reader := range readers {
-			reader.Close() //nolint:errcheck // nothing was read
-		}
 		return nil, err
 	}
+	defer stdoutWriter.Close() // the child has its own
+	stderr, stderrWriter, err := pipe()
+	if err != nil {
+		stdout.Close()
+		return nil, err
+	}
+	defer stderrWriter.Close()
+	spec.Output, spec.Errors = stdoutWriter, stderrWriter
+	child, err := r.processes.Start(spec)
+	if err != nil {
+		stdout.Close()
+		stderr.Close()
+		return nil, err
+	}
+	return drain(child, [2]*os.File{stdout, stderr}, line), nil
+}
+
+// drain calls line for each line of the two readers, standard error second.
+func drain(child *process.Process, readers [2]*os.File, line func(text string, isError bool)) *started {
 	result := &started{process: child, drained: make(chan struct{})}
 	var mutex sync.Mutex
 	var readersDone sync.WaitGroup
 	for index, reader := range readers {
 		readersDone.Go(func() {
-			defer reader.Close() //nolint:errcheck // read only
+			defer reader.Close()
 			output.EachLine(reader, func(text string) {
 				mutex.Lock()
 				defer mutex.Unlock()
@@ -54,7 +60,7 @@ func (r runner) start(argv, environment []string, line func(text string, isError
 		readersDone.Wait()
 		close(result.drained)
 	}()
-	return result, nil
+	return result
 }
 
 // pipe makes a pipe whose read end has deadlines and whose write end blocks, as

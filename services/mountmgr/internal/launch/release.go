@@ -58,7 +58,7 @@ func (s *supervisor) clientWaits(c *client, fifo *os.File, err error) {
 		return
 	}
 	if s.client != c {
-		fifo.Close() //nolint:errcheck // nothing was written
+		fifo.Close()
 		return
 	}
 	c.fifo = fifo
@@ -91,7 +91,7 @@ func (s *supervisor) handleRelease(r *request, release *launchv1.Release) error 
 	go func() {
 		err := feed(fifo, state)
 		if file != nil {
-			file.Close() //nolint:errcheck // read only
+			file.Close()
 		}
 		s.post(func() { s.fed(r, c, err) })
 	}()

@@ -58,7 +58,7 @@ func (o *RemoveOptions) AddFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.SpecFile, "spec", "", "`file` with the launch.v1.Spec of the file system in JSON")
 	flags.StringVar(&o.Path, "path", "", "`directory` to remove, absolute in the file system")
 	flags.DurationVar(&o.Timeout, "timeout", 0, "time `limit`; 0 for none")
-	flags.StringVar(&o.TerminationLog, "termination-log", "/dev/termination-log", "`file` for the reason of a failure; written only if it exists")
+	flags.StringVar(&o.TerminationLog, "termination-log", defaultTerminationLog, terminationLogUsage)
 }
 
 // Validate says what is wrong: errdefs.ErrInvalidArgument.
@@ -182,7 +182,7 @@ func (r *remover) removeWith(ctx context.Context, kernel *privateclient.Kernel, 
 	err := kernel.RemoveTree(ctx, r.options.Path, func(removed uint64) {
 		if now := time.Now(); now.Sub(told) >= progressPause {
 			told = now
-			r.options.Logger.Info("removing", "path", r.options.Path, "entries", removed)
+			r.options.Logger.Info("removing", logkeys.Path, r.options.Path, logkeys.Entries, removed)
 		}
 	})
 	if err != nil {

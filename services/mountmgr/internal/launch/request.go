@@ -1,11 +1,13 @@
 package launch
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/juicefs-csi/driver/libs/fdpass"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 )
@@ -66,16 +68,16 @@ func code(err error) uint32 {
 }
 
 // handle does one command; in the loop.
-func (s *supervisor) handle(r *request) {
+func (s *supervisor) handle(ctx context.Context, r *request) {
 	if s.answering {
-		s.deferred = append(s.deferred, r)
+		s.deferred = append(s.deferred, func() { s.handle(ctx, r) })
 		return
 	}
 	defer func() { fdpass.CloseFiles(r.files) }()
 	var err error
 	switch operation := r.command.GetOperation().(type) {
 	case *launchv1.Command_Start:
-		err = s.handleStart(r, operation.Start)
+		err = s.handleStart(ctx, r, operation.Start)
 	case *launchv1.Command_Release:
 		err = s.handleRelease(r, operation.Release)
 	case *launchv1.Command_SetSession:

@@ -46,8 +46,9 @@ type Options struct {
 // AddFlags registers the flags of serve.
 func (o *Options) AddFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.Socket, "socket", "", "path of the `socket` that the mount manager connects to")
-	flags.DurationVar(&o.RestartPause, "restart-pause", 100*time.Millisecond, "`wait` before a client that ended twice is started again; doubles up to 5s")
-	flags.StringVar(&o.TerminationLog, "termination-log", "/dev/termination-log", "`file` for the reason of a failure; written only if it exists")
+	flags.DurationVar(&o.RestartPause, "restart-pause", 100*time.Millisecond,
+		"`wait` before a client that ended twice is started again; doubles up to 5s")
+	flags.StringVar(&o.TerminationLog, "termination-log", defaultTerminationLog, terminationLogUsage)
 }
 
 // Validate says what is missing.

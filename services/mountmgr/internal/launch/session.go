@@ -53,16 +53,17 @@ func (p packet) settle(err error) {
 	}
 }
 
-func newSession(conn *fdpass.Conn) *session {
+func newSession(ctx context.Context, conn *fdpass.Conn) *session {
 	n := &session{conn: conn, outgoing: make(chan packet, queueLength), written: make(chan struct{})}
-	go n.write()
+	// The end of the program still sends what is queued.
+	go n.write(context.WithoutCancel(ctx))
 	return n
 }
 
-func (n *session) write() {
+func (n *session) write(ctx context.Context) {
 	defer close(n.written)
 	for p := range n.outgoing {
-		ctx, cancel := context.WithTimeout(context.Background(), sendTimeout)
+		ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 		err := n.conn.Send(ctx, p.message, p.files...)
 		cancel()
 		if err != nil {
@@ -115,7 +116,7 @@ func (s *supervisor) acceptManagers(ctx context.Context, listener *fdpass.Listen
 			<-time.After(acceptPause)
 			continue
 		}
-		manager := newSession(conn)
+		manager := newSession(ctx, conn)
 		s.post(func() { s.connected(manager) })
 		go s.readCommands(ctx, manager)
 	}
@@ -129,7 +130,7 @@ func (s *supervisor) readCommands(ctx context.Context, manager *session) {
 			s.post(func() { s.disconnected(manager, err) })
 			return
 		}
-		s.post(func() { s.handle(&request{from: manager, command: command, files: files}) })
+		s.post(func() { s.handle(ctx, &request{from: manager, command: command, files: files}) })
 	}
 }
 
@@ -161,6 +162,7 @@ func (s *supervisor) disconnected(manager *session, cause error) {
 		s.exit(0)
 	case stateFailed:
 		s.exit(1)
+	default: // the next mount manager finds it as it is
 	}
 }
 

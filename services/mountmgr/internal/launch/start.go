@@ -16,7 +16,7 @@ import (
 )
 
 // handleStart takes the descriptor and begins with the stages, or the client.
-func (s *supervisor) handleStart(r *request, start *launchv1.Start) error {
+func (s *supervisor) handleStart(ctx context.Context, r *request, start *launchv1.Start) error {
 	if err := s.checkStart(r, start); err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (s *supervisor) handleStart(r *request, start *launchv1.Start) error {
 	if start.GetSkipStages() {
 		stages = nil
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	s.stopStages = cancel
 	s.setState(stateStages)
 	go func() {

@@ -71,7 +71,7 @@ type supervisor struct {
 	// answering is true from the answer of a HandOff until we know that it was
 	// sent; the commands that the mount manager sends upon it wait in deferred.
 	answering bool
-	deferred  []*request
+	deferred  []func()
 
 	finished bool
 	exitCode int
@@ -93,7 +93,7 @@ func (s *supervisor) after(pause time.Duration, action func()) {
 // exit ends the loop.
 func (s *supervisor) exit(code int) {
 	if !s.finished {
-		s.logger.Info("done", logkeys.State, s.state.String(), "exit_code", code)
+		s.logger.Info("done", logkeys.State, s.state.String(), logkeys.Code, code)
 	}
 	s.finished, s.exitCode = true, code
 }
@@ -143,7 +143,7 @@ func boolCode(failed bool) int {
 // fail gives the mount up. The pod ends when the mount manager has had the time
 // to read why, or, for a mount that was in use, to borrow the descriptor.
 func (s *supervisor) fail(stage string, exit *launchv1.ExitStatus) {
-	s.logger.Error("mount failed", logkeys.Stage, stage, "exit_code", exit.GetCode(),
+	s.logger.Error("mount failed", logkeys.Stage, stage, logkeys.Code, exit.GetCode(),
 		logkeys.Signal, exit.GetSignal(), logkeys.Error, exit.GetError())
 	s.setState(stateFailed)
 	if err := writeTermination(s.options.TerminationLog, stage, exit); err != nil {

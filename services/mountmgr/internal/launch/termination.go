@@ -11,6 +11,12 @@ import (
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 )
 
+// The flag of serve and remove.
+const (
+	defaultTerminationLog = "/dev/termination-log"
+	terminationLogUsage   = "`file` for the reason of a failure; written only if it exists"
+)
+
 // maxTermination is what kubelet reads of a termination message, in bytes.
 const maxTermination = 4096
 

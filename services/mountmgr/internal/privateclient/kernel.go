@@ -2,6 +2,7 @@ package privateclient
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -28,13 +29,17 @@ func Pair() (kernel *Kernel, descriptor *os.File, err error) {
 	}
 	descriptor = os.NewFile(uintptr(ends[0]), "fuse")
 	ours := os.NewFile(uintptr(ends[1]), "kernel")
-	defer ours.Close() //nolint:errcheck // FileConn has its own
-	socket, err := net.FileConn(ours)
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
 	if err != nil {
-		descriptor.Close() //nolint:errcheck // unused
+		descriptor.Close()
 		return nil, nil, fmt.Errorf("make socket pair: %w", err)
 	}
-	return &Kernel{socket: socket.(*net.UnixConn), packet: make([]byte, maxAnswer+1)}, descriptor, nil
+	socket, isUnix := conn.(*net.UnixConn)
+	if !isUnix {
+		return nil, nil, fmt.Errorf("make socket pair: got a %T", conn)
+	}
+	return &Kernel{socket: socket, packet: make([]byte, maxAnswer+1)}, descriptor, nil
 }
 
 // Close ends the connection: the client reads the end of the file.
@@ -47,7 +52,7 @@ func (k *Kernel) Init(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(answer) < initOutMin || order.Uint32(answer) != majorVersion {
+	if len(answer) < initOutMin || binary.NativeEndian.Uint32(answer) != majorVersion {
 		return fmt.Errorf("init: answer of %d bytes, protocol version %d expected", len(answer), majorVersion)
 	}
 	return nil
@@ -69,7 +74,7 @@ func (k *Kernel) Lookup(ctx context.Context, parent uint64, name string) (Entry,
 	if len(answer) != entryOutSize {
 		return Entry{}, fmt.Errorf("lookup %s: answer of %d bytes", name, len(answer))
 	}
-	entry := Entry{Inode: order.Uint64(answer), Mode: order.Uint32(answer[40+modeOffset:])}
+	entry := Entry{Inode: binary.NativeEndian.Uint64(answer), Mode: binary.NativeEndian.Uint32(answer[40+modeOffset:])}
 	if entry.Inode == 0 { // a negative entry that may be cached
 		return Entry{}, &answerError{"lookup " + name, unix.ENOENT}
 	}
@@ -84,7 +89,7 @@ func (k *Kernel) open(ctx context.Context, inode uint64) (handle uint64, err err
 	if len(answer) != openOutSize {
 		return 0, fmt.Errorf("open: answer of %d bytes", len(answer))
 	}
-	return order.Uint64(answer), nil
+	return binary.NativeEndian.Uint64(answer), nil
 }
 
 func (k *Kernel) write(ctx context.Context, inode, handle uint64, data []byte) error {
@@ -92,7 +97,7 @@ func (k *Kernel) write(ctx context.Context, inode, handle uint64, data []byte) e
 	if err != nil {
 		return err
 	}
-	if len(answer) != writeOutSize || int(order.Uint32(answer)) != len(data) {
+	if len(answer) != writeOutSize || int(binary.NativeEndian.Uint32(answer)) != len(data) {
 		return fmt.Errorf("write: answer of %d bytes to %d written ones", len(answer), len(data))
 	}
 	return nil
@@ -115,17 +120,11 @@ func (k *Kernel) Destroy(ctx context.Context) error {
 	return err
 }
 
-// forget drops one reference of inode; it has no answer.
-func (k *Kernel) forget(ctx context.Context, inode uint64) error {
-	body := make([]byte, 8)
-	order.PutUint64(body, 1)
-	return k.send(ctx, "forget", opForget, inode, body)
-}
-
 // ask sends a request and waits for its answer. Notifications and the client's
 // answers to requests that were never made are passed over.
 func (k *Kernel) ask(ctx context.Context, name string, operation uint32, inode uint64, body []byte) ([]byte, error) {
-	defer k.interruptible(ctx)()
+	resume := k.interruptible(ctx)
+	defer resume()
 	if err := k.send(ctx, name, operation, inode, body); err != nil {
 		return nil, err
 	}

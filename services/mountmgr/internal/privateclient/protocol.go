@@ -20,7 +20,6 @@ const RootInode = 1
 // Operations of the protocol.
 const (
 	opLookup  = 1
-	opForget  = 2
 	opOpen    = 14
 	opRead    = 15
 	opWrite   = 16
@@ -62,9 +61,6 @@ const (
 	flagInitExt  = 1 << 30
 )
 
-// order is the byte order of the protocol: the machine's own.
-var order = binary.NativeEndian
-
 // answerError is an answer with an error number of the file system.
 type answerError struct {
 	operation string
@@ -79,44 +75,44 @@ func (e *answerError) Unwrap() error { return e.errno }
 // process that asked is not known to the client.
 func encodeRequest(operation uint32, unique, inode uint64, body []byte) []byte {
 	request := make([]byte, requestHeader, requestHeader+len(body))
-	order.PutUint32(request, uint32(requestHeader+len(body)))
-	order.PutUint32(request[4:], operation)
-	order.PutUint64(request[8:], unique)
-	order.PutUint64(request[16:], inode)
+	binary.NativeEndian.PutUint32(request, uint32(requestHeader+len(body)))
+	binary.NativeEndian.PutUint32(request[4:], operation)
+	binary.NativeEndian.PutUint64(request[8:], unique)
+	binary.NativeEndian.PutUint64(request[16:], inode)
 	return append(request, body...)
 }
 
 // decodeAnswer returns unique, error number and data of a packet; unique is 0
 // for a notification, whose number stands in place of the error.
 func decodeAnswer(packet []byte) (unique uint64, errno unix.Errno, data []byte, err error) {
-	if len(packet) < answerHeader || int(order.Uint32(packet)) != len(packet) {
+	if len(packet) < answerHeader || int(binary.NativeEndian.Uint32(packet)) != len(packet) {
 		return 0, 0, nil, fmt.Errorf("answer of %d bytes has no valid header", len(packet))
 	}
-	if order.Uint64(packet[8:]) == 0 {
+	if binary.NativeEndian.Uint64(packet[8:]) == 0 {
 		return 0, 0, packet[answerHeader:], nil
 	}
-	code := int32(order.Uint32(packet[4:]))
+	code := int32(binary.NativeEndian.Uint32(packet[4:]))
 	if code > 0 || code < -maxErrno || code != 0 && len(packet) != answerHeader {
 		return 0, 0, nil, fmt.Errorf("answer has error number %d and %d bytes", code, len(packet))
 	}
-	return order.Uint64(packet[8:]), unix.Errno(-code), packet[answerHeader:], nil
+	return binary.NativeEndian.Uint64(packet[8:]), unix.Errno(-code), packet[answerHeader:], nil
 }
 
 func initBody() []byte {
 	body := make([]byte, 64)
-	order.PutUint32(body, majorVersion)
-	order.PutUint32(body[4:], minorVersion)
-	order.PutUint32(body[8:], readahead)
-	order.PutUint32(body[12:], flagBigWrite|flagInitExt)
+	binary.NativeEndian.PutUint32(body, majorVersion)
+	binary.NativeEndian.PutUint32(body[4:], minorVersion)
+	binary.NativeEndian.PutUint32(body[8:], readahead)
+	binary.NativeEndian.PutUint32(body[12:], flagBigWrite|flagInitExt)
 	return body
 }
 
 func readBody(handle, offset uint64, size uint32) []byte {
 	body := make([]byte, 40)
-	order.PutUint64(body, handle)
-	order.PutUint64(body[8:], offset)
-	order.PutUint32(body[16:], size)
-	order.PutUint32(body[32:], unix.O_RDWR)
+	binary.NativeEndian.PutUint64(body, handle)
+	binary.NativeEndian.PutUint64(body[8:], offset)
+	binary.NativeEndian.PutUint32(body[16:], size)
+	binary.NativeEndian.PutUint32(body[32:], unix.O_RDWR)
 	return body
 }
 
@@ -127,13 +123,13 @@ func writeBody(handle, offset uint64, data []byte) []byte {
 
 func openBody() []byte {
 	body := make([]byte, 8)
-	order.PutUint32(body, unix.O_RDWR)
+	binary.NativeEndian.PutUint32(body, unix.O_RDWR)
 	return body
 }
 
 func releaseBody(handle uint64) []byte {
 	body := make([]byte, 24)
-	order.PutUint64(body, handle)
-	order.PutUint32(body[8:], unix.O_RDWR)
+	binary.NativeEndian.PutUint64(body, handle)
+	binary.NativeEndian.PutUint32(body[8:], unix.O_RDWR)
 	return body
 }

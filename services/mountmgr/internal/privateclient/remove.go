@@ -75,7 +75,6 @@ func (k *Kernel) removeTree(ctx context.Context, names []string, progress func(u
 		if err != nil {
 			return err
 		}
-		defer k.forget(ctx, entry.Inode) //nolint:errcheck // the connection is over after this
 		if entry.Mode&unix.S_IFMT != unix.S_IFDIR {
 			return fmt.Errorf("%s is not a directory: %w", name, errdefs.ErrFailedPrecondition)
 		}
@@ -108,7 +107,7 @@ func (k *Kernel) control(ctx context.Context, message []byte, progress func(uint
 	}
 	if err != nil {
 		// Never "the directory is missing", which would count as success.
-		return fmt.Errorf("open the control file: %v: %w", err, errdefs.ErrUnavailable)
+		return fmt.Errorf("open the control file: %s: %w", err.Error(), errdefs.ErrUnavailable)
 	}
 	defer func() {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTime)
@@ -160,7 +159,7 @@ func (k *Kernel) awaitResult(ctx context.Context, inode, handle, offset uint64, 
 // the error number, one byte, that ends the answer.
 func parseResult(data []byte, progress func(uint64)) (errno unix.Errno, done bool, rest []byte, err error) {
 	for len(data) > 0 {
-		size := 1
+		var size int
 		switch data[0] {
 		case progressMark:
 			size = progressSize

@@ -77,10 +77,14 @@ func (l *Log) run() {
 	defer close(l.ended)
 	for line := range l.lines {
 		if dropped := l.takeDropped(); dropped > 0 {
-			io.WriteString(l.file, "jfs-launch: "+strconv.Itoa(dropped)+" lines were dropped: the log was not read\n") //nolint:errcheck // nowhere to say it
+			l.print("jfs-launch: " + strconv.Itoa(dropped) + " lines were dropped: the log was not read")
 		}
-		io.WriteString(l.file, line+"\n") //nolint:errcheck // nowhere to say it
+		l.print(line)
 	}
+}
+
+func (l *Log) print(line string) {
+	io.WriteString(l.file, line+"\n") //nolint:errcheck // nowhere to say it
 }
 
 func (l *Log) takeDropped() int {

@@ -121,7 +121,7 @@ func (t *Table) Start(spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Argv[0], err)
 	}
-	defer null.Close() //nolint:errcheck // read only
+	defer null.Close()
 	descriptors := []uintptr{null.Fd(), spec.Output.Fd(), spec.Errors.Fd()}
 	for _, file := range spec.Extra {
 		descriptors = append(descriptors, file.Fd())

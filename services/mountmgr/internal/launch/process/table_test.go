@@ -31,7 +31,8 @@ func run(t *testing.T, table *process.Table, argv ...string) (*process.Process, 
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	p, err := table.Start(process.Spec{Argv: argv, Env: []string{"PATH=/usr/bin:/bin", "A=b"}, Output: writer, Errors: writer})
+	spec := process.Spec{Argv: argv, Env: []string{"PATH=/usr/bin:/bin", "A=b"}, Output: writer, Errors: writer}
+	p, err := table.Start(spec)
 	writer.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +80,8 @@ func TestSignals(t *testing.T) {
 
 func TestErrorNamesTheProgramOnly(t *testing.T) {
 	for _, program := range []string{"/missing/program", "missing-program"} {
-		_, err := table(t).Start(process.Spec{Argv: []string{program, "secret"}, Env: []string{"PATH=/usr/bin"}, Output: os.Stderr, Errors: os.Stderr})
+		argv := []string{program, "secret"}
+		_, err := table(t).Start(process.Spec{Argv: argv, Env: []string{"PATH=/usr/bin"}, Output: os.Stderr, Errors: os.Stderr})
 		if !errors.Is(err, os.ErrNotExist) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", program, err)
 		}
