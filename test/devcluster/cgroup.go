@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -45,18 +46,15 @@ func pickHierarchies(mounts []mountEntry) []hierarchy {
 	return list
 }
 
-// nodeCgroup is a node's cgroup, as kubelet's cgroupRoot names it.
-func nodeCgroup(node string) string { return "/" + cgroupName + "/" + node }
-
-// createCgroups makes the cgroup of a node in every hierarchy.
-func createCgroups(node string) error {
+// createCgroups makes a cgroup, given as a relative path, in every hierarchy.
+func createCgroups(cgroup string) error {
 	list, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, h := range list {
 		dir := h.path
-		for _, part := range []string{cgroupName, node} {
+		for _, part := range strings.Split(cgroup, "/") {
 			parent := dir
 			dir = filepath.Join(dir, part)
 			if err := h.create(parent, dir); err != nil {
@@ -91,7 +89,7 @@ func delegateControllers(dir string) error {
 	if err != nil {
 		return fmt.Errorf("read cgroup controllers: %w", err)
 	}
-	for _, controller := range strings.Fields(string(data)) {
+	for controller := range strings.FieldsSeq(string(data)) {
 		err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
 		if err != nil {
 			return fmt.Errorf("enable cgroup controller %s in %s: %w", controller, dir, err)
@@ -108,22 +106,19 @@ func copyFile(from, to string) error {
 	return os.WriteFile(to, data, 0o600)
 }
 
-// cgroupDirs returns all cgroups of a node, or of every node for an empty
-// name, children before parents.
-func cgroupDirs(node string) ([]string, error) {
+// cgroupDirs returns a cgroup and all below it in every hierarchy, children
+// before parents.
+func cgroupDirs(cgroup string) ([]string, error) {
 	list, err := hierarchies()
 	if err != nil {
 		return nil, err
 	}
 	var dirs []string
 	for _, h := range list {
-		top := filepath.Join(h.path, cgroupName, node)
+		top := filepath.Join(h.path, cgroup)
 		var found []string
 		err := filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-			if err != nil { // gone meanwhile
-				return nil
-			}
-			if d.IsDir() {
+			if err == nil && d.IsDir() { // with an error it is gone meanwhile
 				found = append(found, path)
 			}
 			return nil
@@ -131,16 +126,15 @@ func cgroupDirs(node string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("walk cgroups: %w", err)
 		}
-		for i := len(found) - 1; i >= 0; i-- {
-			dirs = append(dirs, found[i])
-		}
+		slices.Reverse(found)
+		dirs = append(dirs, found...)
 	}
 	return dirs, nil
 }
 
-// cgroupPIDs returns the processes in a node's cgroups: those of its pods.
-func cgroupPIDs(node string) (map[int]bool, error) {
-	dirs, err := cgroupDirs(node)
+// cgroupPIDs returns the processes in a cgroup and all below it.
+func cgroupPIDs(cgroup string) (map[int]bool, error) {
+	dirs, err := cgroupDirs(cgroup)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +144,7 @@ func cgroupPIDs(node string) (map[int]bool, error) {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		for _, field := range strings.Fields(string(data)) {
+		for field := range strings.FieldsSeq(string(data)) {
 			// A frozen cgroup's processes show, and are killed, like others.
 			if pid, err := strconv.Atoi(field); err == nil && pid > 0 {
 				pids[pid] = true
@@ -160,8 +154,8 @@ func cgroupPIDs(node string) (map[int]bool, error) {
 	return pids, nil
 }
 
-func removeCgroups(node string) error {
-	dirs, err := cgroupDirs(node)
+func removeCgroups(cgroup string) error {
+	dirs, err := cgroupDirs(cgroup)
 	if err != nil {
 		return err
 	}

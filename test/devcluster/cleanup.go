@@ -26,9 +26,9 @@ func removeRemains(ctx context.Context, l layout, say *reporter) error {
 	if err != nil {
 		return err
 	}
-	_, statErr := os.Stat(l.dir)
 	owner, linked := hostLinkOwner()
-	if errors.Is(statErr, fs.ErrNotExist) && !(linked && owner == l.dir) {
+	ours := linked && owner == l.dir
+	if _, err := os.Stat(l.dir); errors.Is(err, fs.ErrNotExist) && !ours {
 		return nil
 	}
 	say.printf("removing the cluster in %s", l.dir)
@@ -46,19 +46,20 @@ func removeRemains(ctx context.Context, l layout, say *reporter) error {
 	if err := l.unmountBelow(); err != nil {
 		return err
 	}
-	if !linked || owner == "" || owner == l.dir {
-		if err := removeCgroups(""); err != nil {
-			return err
-		}
-	}
-	if c, err := open(l); err == nil {
-		removeEmptyDirs(c.state.CreatedDirs)
-	}
-	if err := removeTree(l.dir); err != nil {
+	if err := removeCgroups(l.cgroup()); err != nil {
 		return err
 	}
 	say.printf("removed")
-	return nil
+	return l.removeFiles()
+}
+
+// removeFiles removes the state directory, and the mount points that were
+// made for the nodes unless somebody uses them by now.
+func (l layout) removeFiles() error {
+	if c, err := open(l); err == nil {
+		removeEmptyDirs(c.state.CreatedDirs)
+	}
+	return removeTree(l.dir)
 }
 
 // machines lists what has a directory of pins.
@@ -164,21 +165,16 @@ func (m machine) abortFuse(ids map[string]namespaceID, tables []string) error {
 func (m machine) withMountTable(fn func(table string) error) error {
 	return m.enter([]string{"mnt"}, func() error {
 		table := fmt.Sprintf("/proc/%d/task/%d/mountinfo", os.Getpid(), unix.Gettid())
-		result := make(chan error, 1)
-		go func() { result <- fn(table) }() // not on this thread
-		return <-result
+		return elsewhere(func() error { return fn(table) })
 	})
 }
 
 // members returns the living processes that are in one of the machine's
 // namespaces or in its cgroups, except this one.
 func (m machine) members(ids map[string]namespaceID) ([]int, error) {
-	inCgroup := map[int]bool{}
-	if m.name != controlPlaneName {
-		var err error
-		if inCgroup, err = cgroupPIDs(m.name); err != nil {
-			return nil, err
-		}
+	inCgroup, err := cgroupPIDs(m.cgroup) // those of its pods
+	if err != nil {
+		return nil, err
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -307,7 +303,7 @@ func clearImmutable(path string) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", path, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	flags, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
 	if err != nil || flags&unix.STATX_ATTR_IMMUTABLE == 0 {
 		return nil

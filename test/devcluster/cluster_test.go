@@ -1,9 +1,10 @@
 //go:build devcluster
 
 // The tests of this file start a real cluster, with the fixed addresses, so
-// no other may run on the machine:
+// no other may run in this network namespace:
 //
 //	go test -tags devcluster -v ./devcluster
+
 package devcluster
 
 import (
@@ -89,8 +90,15 @@ func TestCluster(t *testing.T) {
 	t.Run("mounts of a container reach its node once", w.testPropagation)
 	t.Run("audit log", w.testAuditLog)
 	t.Run("restarts", w.testRestarts)
+	namespaces := map[string]namespaceID{}
+	for _, name := range []string{controlPlaneName, "node-1", "node-2"} {
+		for kind, id := range c.layout.machine(name).ids() {
+			namespaces[name+" "+kind] = id
+		}
+	}
 	t.Run("down with stuck FUSE mount and immutable file", w.testDown)
 	before.compare(t)
+	checkNamespaces(t, namespaces)
 }
 
 func TestDownAfterInterruptedUp(t *testing.T) {
@@ -424,7 +432,7 @@ func (w *world) testDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	err = node.do(func() error {
 		if err := os.Mkdir("/var/lib/juicefs/stuck", 0o755); err != nil {
 			return err
@@ -493,7 +501,7 @@ func readTraces(t *testing.T) traces {
 	for _, link := range links {
 		all["links"] = append(all["links"], link.Attrs().Name)
 	}
-	if all["cgroups"], err = cgroupDirs(""); err != nil {
+	if all["cgroups"], err = cgroupDirs(layout{dir: testDir}.cgroup()); err != nil {
 		t.Fatal(err)
 	}
 	for _, path := range append(privateDirs(), testDir, testDir+".lock", "/etc/cni", "/usr/libexec/kubernetes") {
@@ -508,35 +516,34 @@ func readTraces(t *testing.T) traces {
 	for _, route := range routes {
 		all["routes"] = append(all["routes"], route.String())
 	}
-	all["processes"] = clusterProcesses(t)
 	return all
 }
 
-// clusterProcesses lists the processes that have the state directory or the
-// Kubernetes binary in their command line, or a network namespace other than
-// the machine's and a parent that is a containerd shim.
-func clusterProcesses(t *testing.T) []string {
+// checkNamespaces looks for processes in namespaces of a cluster that is gone.
+func checkNamespaces(t *testing.T, gone map[string]namespaceID) {
 	t.Helper()
+	if len(gone) != 7 { // the control plane has one, a node three
+		t.Errorf("the cluster had %d namespaces: %v", len(gone), gone)
+	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var list []string
 	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil || pid == os.Getpid() {
+		if _, err := strconv.Atoi(entry.Name()); err != nil {
 			continue
 		}
-		command, err := os.ReadFile("/proc/" + entry.Name() + "/cmdline")
-		if err != nil || len(command) == 0 { // gone, or a zombie
-			continue
+		command, _ := os.ReadFile("/proc/" + entry.Name() + "/cmdline")
+		if bytes.Contains(command, []byte(testDir)) {
+			t.Errorf("process %s is left: %q", entry.Name(), command)
 		}
-		line := strings.ReplaceAll(string(command), "\x00", " ")
-		if strings.Contains(line, testDir) || strings.Contains(line, "/run/containerd") || strings.HasPrefix(line, "/pause") {
-			list = append(list, line)
+		for name, want := range gone {
+			_, kind, _ := strings.Cut(name, " ")
+			if id, err := statNamespace("/proc/" + entry.Name() + "/ns/" + kind); err == nil && id == want {
+				t.Errorf("process %s is left in the namespace %s: %q", entry.Name(), name, command)
+			}
 		}
 	}
-	return list
 }
 
 func (before traces) compare(t *testing.T) {

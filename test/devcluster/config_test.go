@@ -15,17 +15,17 @@ import (
 
 func TestKubeletConfig(t *testing.T) {
 	node := planNodes(2)[1]
-	data, err := yaml.Marshal(kubeletConfig(layout{dir: "/d"}, node))
+	data, err := yaml.Marshal(kubeletConfig(layout{dir: "/d/-x"}, node))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"cgroupRoot: /juicefs-devcluster/node-2\n",
+		"cgroupRoot: /juicefs-devcluster-x/node-2\n",
 		"failCgroupV1: false\n",
 		"failSwapOn: false\n",
 		"mode: Webhook\n",
-		"clientCAFile: /d/pki/ca.crt\n",
-		"tlsCertFile: /d/pki/node-2-serving.crt\n",
+		"clientCAFile: /d/-x/pki/ca.crt\n",
+		"tlsCertFile: /d/-x/pki/node-2-serving.crt\n",
 		"address: 10.77.0.12\n",
 		"containerRuntimeEndpoint: unix:///run/containerd/containerd.sock\n",
 	} {

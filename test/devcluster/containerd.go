@@ -90,7 +90,7 @@ func (c *Cluster) containerdDaemon(node Node) (daemon, error) {
 
 // startContainerd returns as soon as the program runs; waitContainerd waits
 // for its socket.
-func (c *Cluster) startContainerd(_ context.Context, node Node) error {
+func (c *Cluster) startContainerd(ctx context.Context, node Node) error {
 	if err := os.WriteFile(c.layout.config("containerd.toml"), []byte(containerdConfig), 0o600); err != nil {
 		return fmt.Errorf("write containerd configuration: %w", err)
 	}
@@ -102,19 +102,23 @@ func (c *Cluster) startContainerd(_ context.Context, node Node) error {
 	if err != nil {
 		return err
 	}
-	return c.layout.startDaemon(d)
+	return c.layout.startDaemon(ctx, d)
 }
 
 func (c *Cluster) waitContainerd(ctx context.Context, node Node) error {
 	m := c.layout.machine(node.Name)
-	return c.wait(ctx, "containerd of "+node.Name, func(context.Context) (bool, error) {
-		err := m.do(func() error {
-			conn, err := net.DialTimeout("unix", containerdSocket, time.Second)
-			if err != nil {
-				return err
-			}
-			return conn.Close()
-		})
+	return c.wait(ctx, "containerd of "+node.Name, func(ctx context.Context) (bool, error) {
+		err := m.do(func() error { return tryDial(ctx, "unix", containerdSocket) })
 		return err == nil, err
 	})
+}
+
+// tryDial says whether somebody listens.
+func tryDial(ctx context.Context, network, address string) error {
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }

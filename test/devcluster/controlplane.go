@@ -2,6 +2,7 @@ package devcluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -122,7 +123,7 @@ func (c *Cluster) startControlPlane(ctx context.Context, say *reporter) error {
 		c.kubernetesDaemon("etcd", "etcd", controlPlaneName, etcdFlags(c.layout)...),
 		c.kubernetesDaemon("kube-apiserver", "kube-apiserver", controlPlaneName, apiServerFlags(c.layout)...),
 	} {
-		if err := c.layout.startDaemon(d); err != nil {
+		if err := c.layout.startDaemon(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -140,7 +141,7 @@ func (c *Cluster) startControlPlane(ctx context.Context, say *reporter) error {
 		c.kubernetesDaemon("kube-controller-manager", "kube-controller-manager", controlPlaneName, controllerManagerFlags(c.layout)...),
 		c.kubernetesDaemon("kube-scheduler", "kube-scheduler", controlPlaneName, schedulerFlags(c.layout)...),
 	} {
-		if err := c.layout.startDaemon(d); err != nil {
+		if err := c.layout.startDaemon(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -181,20 +182,22 @@ func (c *Cluster) waitAPIServer(ctx context.Context) error {
 func (c *Cluster) wait(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	var last error
+	last := errors.New("no answer yet")
 	err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
 		ok, err := done(ctx)
 		if ok {
 			return true, nil
 		}
-		last = err
+		if err != nil {
+			last = err
+		}
 		if dead := c.deadDaemons(); len(dead) > 0 {
-			return false, fmt.Errorf("%v ended, see %s", dead, c.layout.path("logs"))
+			return false, fmt.Errorf("%v ended", dead)
 		}
 		return false, nil
 	})
 	if err != nil {
-		return fmt.Errorf("wait for %s (last: %v), logs in %s: %w", what, last, c.layout.path("logs"), err)
+		return fmt.Errorf("wait for %s, logs in %s: %w", what, c.layout.path("logs"), errors.Join(err, last))
 	}
 	return nil
 }

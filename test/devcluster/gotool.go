@@ -138,8 +138,8 @@ func containerdFits(output, kubernetes string) error {
 	}
 	version := strings.TrimPrefix(fields[2], "v")
 	if strings.HasPrefix(version, "1.") && semver.Compare(semver.MajorMinor(kubernetes), lastForContainerd1) > 0 {
-		return fmt.Errorf("Kubernetes %s needs containerd 2 and containerd %s is installed; %s is the last that works with it: %w",
-			kubernetes, version, lastForContainerd1, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("containerd %s is too old for Kubernetes %s; the last that works with it is %s: %w",
+			version, kubernetes, lastForContainerd1, errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }

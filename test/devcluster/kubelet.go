@@ -31,7 +31,7 @@ func kubeletConfig(l layout, node Node) map[string]any {
 		"healthzBindAddress":          "127.0.0.1",
 		"containerRuntimeEndpoint":    "unix://" + containerdSocket,
 		"cgroupDriver":                "cgroupfs",
-		"cgroupRoot":                  nodeCgroup(node.Name),
+		"cgroupRoot":                  "/" + l.machine(node.Name).cgroup,
 		"failCgroupV1":                false,
 		"failSwapOn":                  false,
 		"oomScoreAdj":                 0,
@@ -141,8 +141,8 @@ func (c *Cluster) startKubelet(ctx context.Context, node Node) error {
 	if err := c.loadImage(ctx, node, c.state.PauseImage); err != nil {
 		return err
 	}
-	if err := c.layout.startDaemon(c.proxyDaemon(node)); err != nil {
+	if err := c.layout.startDaemon(ctx, c.proxyDaemon(node)); err != nil {
 		return err
 	}
-	return c.layout.startDaemon(c.kubeletDaemon(node))
+	return c.layout.startDaemon(ctx, c.kubeletDaemon(node))
 }

@@ -141,8 +141,7 @@ func sourceDigest(dir string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("read source of Kubernetes binary: %w", err)
 		}
-		fmt.Fprintf(h, "%d\n", len(data))
-		h.Write(data)
+		_, _ = fmt.Fprintf(h, "%d\n%s", len(data), data) // a hash takes everything
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
@@ -250,7 +249,7 @@ func buildPauseImage(ctx context.Context, cache, source string, say *reporter) (
 	if err != nil {
 		return "", fmt.Errorf("create directory: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { _ = os.RemoveAll(tmp) }()
 	binary := filepath.Join(tmp, "pause")
 	say.printf("building the pause image")
 	// The file alone is built, so the workspace does not matter.

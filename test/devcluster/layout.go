@@ -2,10 +2,12 @@ package devcluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,10 +40,6 @@ const (
 	hostPeerName   = "jfsdc-hostbr"
 	nodeLinkPrefix = "jfsdc-n"
 )
-
-// cgroupName is the directory below which the nodes' cgroups are, in every
-// hierarchy.
-const cgroupName = "juicefs-devcluster"
 
 const controlPlaneName = "control-plane"
 
@@ -78,14 +76,24 @@ func (l layout) path(parts ...string) string {
 	return filepath.Join(append([]string{l.dir}, parts...)...)
 }
 
-func (l layout) stateFile() string              { return l.path("cluster.json") }
-func (l layout) auditLog() string               { return l.path("logs", "audit.log") }
-func (l layout) log(daemon string) string       { return l.path("logs", daemon+".log") }
-func (l layout) pidFile(daemon string) string   { return l.path("pids", daemon+".json") }
-func (l layout) pki(file string) string         { return l.path("pki", file) }
-func (l layout) config(file string) string      { return l.path("config", file) }
-func (l layout) kubeconfig(user string) string  { return l.path("config", user+".kubeconfig") }
-func (l layout) machine(name string) machine    { return machine{name: name, dir: l.path("ns", name)} }
+func (l layout) stateFile() string             { return l.path("cluster.json") }
+func (l layout) auditLog() string              { return l.path("logs", "audit.log") }
+func (l layout) log(daemon string) string      { return l.path("logs", daemon+".log") }
+func (l layout) pidFile(daemon string) string  { return l.path("pids", daemon+".json") }
+func (l layout) pki(file string) string        { return l.path("pki", file) }
+func (l layout) config(file string) string     { return l.path("config", file) }
+func (l layout) kubeconfig(user string) string { return l.path("config", user+".kubeconfig") }
+func (l layout) machine(name string) machine {
+	return machine{name: name, dir: l.path("ns", name), cgroup: filepath.Join(l.cgroup(), name)}
+}
+
+// cgroup names the directory below which the nodes' cgroups are, in every
+// hierarchy; the prefix keeps it apart from anything else there.
+func (l layout) cgroup() string {
+	const prefix = "juicefs-devcluster"
+	return prefix + strings.TrimPrefix(filepath.Base(l.dir), prefix)
+}
+
 func (l layout) nodeDir(node, id string) string { return l.path("nodes", node, id) }
 
 func (l layout) makeDirs() error {
@@ -106,8 +114,9 @@ func (l layout) lock(ctx context.Context) (unlock func(), err error) {
 	}
 	var f *os.File
 	err = poll(ctx, 100*time.Millisecond, func() (bool, error) {
-		f, err = tryLock(path)
-		return f != nil, err
+		var held bool
+		f, held, err = tryLock(path)
+		return held, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wait for another devcluster command that holds %s: %w", path, err)
@@ -115,27 +124,28 @@ func (l layout) lock(ctx context.Context) (unlock func(), err error) {
 	return func() { _ = os.Remove(path); _ = f.Close() }, nil
 }
 
-// tryLock returns nil while another process holds the lock, or removed the
+// tryLock returns false while another process holds the lock, or removed the
 // file between our opening and locking it.
-func tryLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+func tryLock(path string) (f *os.File, held bool, err error) {
+	f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
+		return nil, false, fmt.Errorf("open lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		if err == unix.EWOULDBLOCK {
-			return nil, nil
-		}
-		return nil, fmt.Errorf("lock: %w", err)
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil && sameFile(f, path) {
+		return f, true, nil
 	}
-	ours, err1 := f.Stat()
+	_ = f.Close()
+	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, false, fmt.Errorf("lock: %w", err)
+	}
+	return nil, false, nil
+}
+
+func sameFile(f *os.File, path string) bool {
+	open, err1 := f.Stat()
 	named, err2 := os.Stat(path)
-	if err1 != nil || err2 != nil || !os.SameFile(ours, named) {
-		_ = f.Close()
-		return nil, nil
-	}
-	return f, nil
+	return err1 == nil && err2 == nil && os.SameFile(open, named)
 }
 
 // poll calls done at once and then every interval until it returns true, an

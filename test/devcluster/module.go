@@ -21,7 +21,7 @@ const (
 func stagingVersion(version string) (string, error) {
 	release := strings.TrimSuffix(version, semver.Prerelease(version))
 	if semver.Major(version) != "v1" || strings.Count(release, ".") != 2 {
-		return "", fmt.Errorf("Kubernetes version %q: want v1.MINOR.PATCH: %w", version, errdefs.ErrInvalidArgument)
+		return "", fmt.Errorf("version %q of Kubernetes: want v1.MINOR.PATCH: %w", version, errdefs.ErrInvalidArgument)
 	}
 	return "v0" + strings.TrimPrefix(version, "v1"), nil
 }

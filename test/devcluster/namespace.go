@@ -1,6 +1,7 @@
 package devcluster
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,8 +16,9 @@ import (
 // by bind mounts of their /proc files in dir, not by a process that might be
 // killed.
 type machine struct {
-	name string
-	dir  string
+	name   string
+	dir    string
+	cgroup string // in every hierarchy, without a leading slash
 }
 
 // namespaceKind is one kind of namespace: its file below /proc/PID/ns and its
@@ -56,49 +58,82 @@ func onThread(fn func() error) error {
 	return <-result
 }
 
+// elsewhere runs fn on another thread, in the namespaces that the process
+// started in, for a caller that onThread has given a thread of its own.
+func elsewhere(fn func() error) error {
+	result := make(chan error, 1)
+	go func() { result <- fn() }()
+	return <-result
+}
+
 // create makes the namespaces in flags and pins them, then runs setup inside.
 func (m machine) create(flags int, setup func() error) error {
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return fmt.Errorf("create %s: %w", m.dir, err)
 	}
-	tid, pinned := make(chan int, 1), make(chan error, 1)
-	failed := make(chan error, 1)
-	go func() {
-		failed <- onThread(func() error {
-			if err := unix.Unshare(flags); err != nil {
-				close(tid)
-				return fmt.Errorf("create namespaces of %s: %w", m.name, err)
+	return onThread(func() error {
+		if err := unix.Unshare(flags); err != nil {
+			return fmt.Errorf("create namespaces of %s: %w", m.name, err)
+		}
+		tid := unix.Gettid()
+		for _, kind := range namespaceKinds() {
+			if flags&kind.flag == 0 {
+				continue
 			}
-			tid <- unix.Gettid()
-			// From here, other threads of this process cannot see the pins
-			// being made, so the caller's thread makes them.
-			if err := <-pinned; err != nil {
+			err := elsewhere(func() error { return m.pinThread(tid, kind.file) })
+			if errors.Is(err, unix.EINVAL) && kind.flag == unix.CLONE_NEWNS {
+				err = m.pinLaterMounts(tid)
+			}
+			if err != nil {
 				return err
 			}
-			return setup()
-		})
-	}()
-	if id, ok := <-tid; ok {
-		pinned <- m.pinAll(id, flags)
-	}
-	return <-failed
+		}
+		return setup()
+	})
 }
 
-func (m machine) pinAll(tid, flags int) error {
-	for _, kind := range namespaceKinds() {
-		if flags&kind.flag == 0 {
-			continue
-		}
-		pin := m.pin(kind.file)
-		if err := os.WriteFile(pin, nil, 0o600); err != nil {
-			return fmt.Errorf("create %s: %w", pin, err)
-		}
-		source := fmt.Sprintf("/proc/%d/task/%d/ns/%s", os.Getpid(), tid, kind.file)
-		if err := unix.Mount(source, pin, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("pin %s namespace of %s: %w", kind.file, m.name, err)
-		}
+// pinThread keeps a thread's namespace.
+func (m machine) pinThread(tid int, kind string) error {
+	pin := m.pin(kind)
+	if err := os.WriteFile(pin, nil, 0o600); err != nil {
+		return fmt.Errorf("create %s: %w", pin, err)
+	}
+	source := fmt.Sprintf("/proc/%d/task/%d/ns/%s", os.Getpid(), tid, kind)
+	if err := unix.Mount(source, pin, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("pin %s namespace of %s: %w", kind, m.name, err)
 	}
 	return nil
+}
+
+// pinLaterMounts gives the calling thread, whose id is tid, another mount
+// namespace until one can be pinned. To exclude loops, the kernel lets a mount
+// namespace be pinned only in one with a lower id. Linux 6.18 draws ids from
+// blocks for each processor, so a later namespace can have a lower id; on the
+// processor that made the outer one it never has.
+func (m machine) pinLaterMounts(tid int) error {
+	var allowed unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+		return fmt.Errorf("ask for processors: %w", err)
+	}
+	var err error
+	for cpu := range len(allowed) * 64 {
+		if !allowed.IsSet(cpu) {
+			continue
+		}
+		var only unix.CPUSet
+		only.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &only); err != nil {
+			return fmt.Errorf("move to processor %d: %w", cpu, err)
+		}
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("create mount namespace of %s: %w", m.name, err)
+		}
+		err = elsewhere(func() error { return m.pinThread(tid, "mnt") })
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	return err
 }
 
 // do runs fn inside the machine's namespaces. Programs that fn starts are
@@ -124,30 +159,39 @@ func (m machine) enter(kinds []string, fn func() error) error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare working directory: %w", err)
 		}
-		open := map[string]int{}
-		defer func() {
-			for _, fd := range open {
-				_ = unix.Close(fd)
-			}
-		}()
-		for _, kind := range kinds {
-			fd, err := unix.Open(m.pin(kind), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return fmt.Errorf("open %s namespace of %s: %w", kind, m.name, err)
-			}
-			open[kind] = fd
-		}
-		for _, kind := range namespaceKinds() {
-			fd, ok := open[kind.file]
-			if !ok {
-				continue
-			}
-			if err := unix.Setns(fd, kind.flag); err != nil {
-				return fmt.Errorf("enter %s namespace of %s: %w", kind.file, m.name, err)
-			}
+		if err := m.join(kinds); err != nil {
+			return err
 		}
 		return fn()
 	})
+}
+
+// join moves the calling thread into namespaces. All pins are opened before
+// the first is entered.
+func (m machine) join(kinds []string) error {
+	open := map[string]*os.File{}
+	defer func() {
+		for _, f := range open {
+			_ = f.Close()
+		}
+	}()
+	for _, kind := range kinds {
+		f, err := os.Open(m.pin(kind))
+		if err != nil {
+			return fmt.Errorf("open %s namespace of %s: %w", kind, m.name, err)
+		}
+		open[kind] = f
+	}
+	for _, kind := range namespaceKinds() {
+		f, ok := open[kind.file]
+		if !ok {
+			continue
+		}
+		if err := unix.Setns(int(f.Fd()), kind.flag); err != nil {
+			return fmt.Errorf("enter %s namespace of %s: %w", kind.file, m.name, err)
+		}
+	}
+	return nil
 }
 
 // namespaceID identifies a namespace for comparison with those of processes.

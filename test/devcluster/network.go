@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -212,15 +213,7 @@ func (l layout) removeHostLink() error {
 	if !ok || (owner != l.dir && owner != "") {
 		return nil
 	}
-	link, err := netlink.LinkByName(hostLinkName)
-	if err != nil {
-		return nil // gone with its peer
-	}
-	var missing netlink.LinkNotFoundError
-	if err := netlink.LinkDel(link); err != nil && !errors.As(err, &missing) {
-		return fmt.Errorf("remove %s: %w", hostLinkName, err)
-	}
-	return nil
+	return removeLink(hostLinkName)
 }
 
 // removeLinks removes the interfaces of a machine; it runs in its network
@@ -234,10 +227,8 @@ func removeLinks() error {
 		if t := link.Type(); t != "veth" && t != "bridge" {
 			continue
 		}
-		var missing netlink.LinkNotFoundError
-		err := netlink.LinkDel(link)
-		if err != nil && !errors.As(err, &missing) && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("remove interface %s: %w", link.Attrs().Name, err)
+		if err := removeLink(link.Attrs().Name); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -247,17 +238,22 @@ func removeLinks() error {
 // node's namespace by a moment.
 func (l layout) removeNodeLink(node Node) error {
 	return l.machine(controlPlaneName).do(func() error {
-		link, err := netlink.LinkByName(nodeLinkPrefix + fmt.Sprint(node.Index))
-		var missing netlink.LinkNotFoundError
-		if errors.As(err, &missing) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("find interface of %s: %w", node.Name, err)
-		}
-		if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("remove interface of %s: %w", node.Name, err)
-		}
-		return nil
+		return removeLink(nodeLinkPrefix + strconv.Itoa(node.Index))
 	})
+}
+
+// removeLink removes an interface; fine when it is gone, as the second end of
+// a pair is by itself.
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", name, err)
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove interface %s: %w", name, err)
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -66,10 +67,10 @@ func (c *Cluster) createNode(node Node) error {
 			return fmt.Errorf("create directory of %s: %w", node.Name, err)
 		}
 	}
-	if err := createCgroups(node.Name); err != nil {
+	m := c.layout.machine(node.Name)
+	if err := createCgroups(m.cgroup); err != nil {
 		return err
 	}
-	m := c.layout.machine(node.Name)
 	err := m.create(unix.CLONE_NEWNET|unix.CLONE_NEWUTS|unix.CLONE_NEWNS, func() error {
 		if err := unix.Sethostname([]byte(node.Name)); err != nil {
 			return fmt.Errorf("set host name of %s: %w", node.Name, err)
@@ -80,7 +81,7 @@ func (c *Cluster) createNode(node Node) error {
 		return err
 	}
 	controlPlane := c.layout.machine(controlPlaneName)
-	if err := controlPlane.addVeth(nodeLinkPrefix+fmt.Sprint(node.Index), "eth0", m); err != nil {
+	if err := controlPlane.addVeth(nodeLinkPrefix+strconv.Itoa(node.Index), "eth0", m); err != nil {
 		return err
 	}
 	return m.do(func() error { return configureNodeNetwork(node, c.state.Nodes) })

@@ -10,9 +10,9 @@ import (
 )
 
 func TestParseMounts(t *testing.T) {
-	const table = `25 30 0:23 / /sys rw,nosuid shared:7 - sysfs sysfs rw
-36 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset
-41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+	const table = `25 30 0:23 / /sys rw,nosuid shared:7 - sysfs none rw
+36 31 0:31 / /sys/fs/cgroup/cpuset rw - cgroup none rw,cpuset
+41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 none rw
 90 27 0:57 / /mnt/a\040b rw shared:1 master:2 - fuse.juicefs JuiceFS:x rw,user_id=0
 91 27 8:1 / /mnt/c rw - fuseblk /dev/sda1 rw
 `

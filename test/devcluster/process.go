@@ -39,13 +39,14 @@ type process struct {
 
 // startDaemon starts a daemon in its machine's namespaces. The daemon gets a
 // session of its own, so it outlives the caller.
-func (l layout) startDaemon(d daemon) error {
+func (l layout) startDaemon(ctx context.Context, d daemon) error {
 	log, err := os.OpenFile(l.log(d.name), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open log of %s: %w", d.name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(d.path, d.args...)
+	// No context ends a daemon: it outlives the caller.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), d.path, d.args...)
 	cmd.Env = append([]string{"PATH=" + searchPath, "HOME=/root"}, d.env...)
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
@@ -132,7 +133,7 @@ func (p process) signal(sig unix.Signal) error {
 	if err != nil {
 		return fmt.Errorf("open process %d (%s): %w", p.PID, p.Name, err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if !p.alive() { // checked after the pidfd is held, so the pid cannot be reused
 		return nil
 	}

@@ -1,10 +1,6 @@
 package devcluster
 
-import (
-	"context"
-	"net"
-	"time"
-)
+import "context"
 
 func redisFlags(l layout) []string {
 	return []string{
@@ -26,7 +22,7 @@ func (c *Cluster) StartRedis(ctx context.Context) error {
 		return missingTools([]requirement{{"redis-server", "redis-server"}}, lookTool)
 	}
 	if p, err := readProcess(c.layout.pidFile("redis")); err != nil || !p.alive() {
-		err := c.layout.startDaemon(daemon{
+		err := c.layout.startDaemon(ctx, daemon{
 			name:    "redis",
 			machine: c.layout.machine(controlPlaneName),
 			path:    path,
@@ -36,12 +32,9 @@ func (c *Cluster) StartRedis(ctx context.Context) error {
 			return err
 		}
 	}
-	err = c.wait(ctx, "Redis", func(context.Context) (bool, error) {
-		conn, err := net.DialTimeout("tcp", RedisAddress, time.Second)
-		if err != nil {
-			return false, err
-		}
-		return true, conn.Close()
+	err = c.wait(ctx, "Redis", func(ctx context.Context) (bool, error) {
+		err := tryDial(ctx, "tcp", RedisAddress)
+		return err == nil, err
 	})
 	if err != nil || c.state.Redis {
 		return err

@@ -113,7 +113,7 @@ func lookTool(program string) (string, error) {
 	if strings.HasPrefix(program, "/") {
 		return program, executable(program)
 	}
-	for _, dir := range strings.Split(searchPath, ":") {
+	for dir := range strings.SplitSeq(searchPath, ":") {
 		path := dir + "/" + program
 		if executable(path) == nil {
 			return path, nil

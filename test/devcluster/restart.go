@@ -14,7 +14,7 @@ func (c *Cluster) RestartKubelet(ctx context.Context, node string) error {
 		return err
 	}
 	since := time.Now()
-	if err := c.StartKubelet(node); err != nil {
+	if err := c.StartKubelet(ctx, node); err != nil {
 		return err
 	}
 	return c.waitNodes(ctx, since, node)
@@ -30,12 +30,12 @@ func (c *Cluster) StopKubelet(ctx context.Context, node string) error {
 
 // StartKubelet starts the kubelet that StopKubelet ended; it does not wait for
 // the node to be ready. It must not be called while one runs.
-func (c *Cluster) StartKubelet(node string) error {
+func (c *Cluster) StartKubelet(ctx context.Context, node string) error {
 	n, err := c.node(node)
 	if err != nil {
 		return err
 	}
-	return c.layout.startDaemon(c.kubeletDaemon(n))
+	return c.layout.startDaemon(ctx, c.kubeletDaemon(n))
 }
 
 // RestartContainerd kills a node's containerd and starts it again. Pods keep
@@ -75,7 +75,7 @@ func (c *Cluster) RebootNode(ctx context.Context, node string) error {
 	if err := c.layout.removeNodeLink(n); err != nil {
 		return err
 	}
-	if err := removeCgroups(node); err != nil {
+	if err := removeCgroups(c.layout.machine(node).cgroup); err != nil {
 		return err
 	}
 	since := time.Now()

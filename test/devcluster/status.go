@@ -3,7 +3,7 @@ package devcluster
 import (
 	"context"
 	"fmt"
-	"io"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -89,32 +89,34 @@ func (c *Cluster) nodeStatus(ctx context.Context, node Node) NodeStatus {
 	return status
 }
 
-// Write prints the status for people.
-func (s Status) Write(w io.Writer) {
+// String is the status for people, one line a thing.
+func (s Status) String() string {
+	var w strings.Builder
 	state := "not running"
 	if s.Running {
 		state = "running"
 	}
-	fmt.Fprintf(w, "cluster     %s, Kubernetes %s, in %s\n", state, s.KubernetesVersion, s.Dir)
-	fmt.Fprintf(w, "kubeconfig  %s\n", s.Kubeconfig)
-	fmt.Fprintf(w, "audit log   %s\n", s.AuditLog)
+	fmt.Fprintf(&w, "cluster     %s, Kubernetes %s, in %s\n", state, s.KubernetesVersion, s.Dir)
+	fmt.Fprintf(&w, "kubeconfig  %s\n", s.Kubeconfig)
+	fmt.Fprintf(&w, "audit log   %s\n", s.AuditLog)
 	if s.Redis != "" {
-		fmt.Fprintf(w, "redis       %s\n", s.Redis)
+		fmt.Fprintf(&w, "redis       %s\n", s.Redis)
 	}
 	for _, node := range s.Nodes {
 		ready := "Ready"
 		if !node.Ready {
 			ready = node.Why
 		}
-		fmt.Fprintf(w, "%-11s %s, pods %s, %s\n", node.Name, node.IP, node.PodCIDR, ready)
+		fmt.Fprintf(&w, "%-11s %s, pods %s, %s\n", node.Name, node.IP, node.PodCIDR, ready)
 	}
 	for _, d := range s.Daemons {
 		alive := "alive"
 		if !d.Alive {
 			alive = "dead"
 		}
-		fmt.Fprintf(w, "%-24s pid %-8d %-6s %s\n", d.Name, d.PID, alive, d.Log)
+		fmt.Fprintf(&w, "%-24s pid %-8d %-6s %s\n", d.Name, d.PID, alive, d.Log)
 	}
+	return w.String()
 }
 
 // deadDaemons names the daemons that were started and do not run any more.

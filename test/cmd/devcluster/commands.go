@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +22,8 @@ func newCommand(getenv func(string) string) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVar(&opts.Dir, "dir", devcluster.DefaultDir, "state directory")
 	flags.StringVar(&opts.CacheDir, "cache", devcluster.DefaultCacheDir(getenv), "cache of builds ($JUICEFS_CSI_CACHE)")
-	flags.StringVar(&opts.SourceDir, "source", "", "directory test/devcluster of a checkout (default: looked for from the working directory upwards)")
+	flags.StringVar(&opts.SourceDir, "source", "",
+		"directory test/devcluster of a checkout (default: looked for from the working directory upwards)")
 	flags.StringVar(&opts.KubernetesVersion, "kubernetes-version", getenv("KUBERNETES_VERSION"),
 		"Kubernetes release ($KUBERNETES_VERSION; default: what test/devcluster/kubernetes pins)")
 	root.AddCommand(
@@ -76,8 +76,8 @@ func statusCommand(opts *devcluster.Options) *cobra.Command {
 				return err
 			}
 			if output != "json" {
-				status.Write(cmd.OutOrStdout())
-				return nil
+				_, err := fmt.Fprint(cmd.OutOrStdout(), status)
+				return err
 			}
 			encoder := json.NewEncoder(cmd.OutOrStdout())
 			encoder.SetIndent("", "  ")
@@ -188,9 +188,10 @@ func buildCommand(opts *devcluster.Options) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := devcluster.BuildKubernetes(cmd.Context(), *opts, cmd.ErrOrStderr())
-			if err == nil {
-				fmt.Fprintln(cmd.OutOrStdout(), filepath.Clean(path))
+			if err != nil {
+				return err
 			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), path)
 			return err
 		},
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 )
 
@@ -9,12 +10,11 @@ import (
 // has said itself what was wrong.
 type exitError struct{ code int }
 
-func (e exitError) Error() string { return "command failed" }
+func (e exitError) Error() string { return fmt.Sprintf("command ended with exit code %d", e.code) }
 
 // quietExit keeps only the exit code of a command that ran.
 func quietExit(err error) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.ExitCode() > 0 {
 		return exitError{code: exit.ExitCode()}
 	}
 	return err
@@ -25,8 +25,7 @@ func exitCode(err error) (code int, show bool) {
 	if err == nil {
 		return 0, false
 	}
-	var exit exitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[exitError](err); ok {
 		return exit.code, false
 	}
 	return 1, true
