@@ -90,7 +90,7 @@ func checkAttributes(attributes map[string]string, faults *faults) {
 func CheckSubPath(subPath string) error {
 	switch {
 	case hasParent(subPath):
-		return fmt.Errorf("%q must not hold ..", subPath)
+		return fmt.Errorf("%q must not lead upwards with two dots", subPath)
 	case strings.ContainsFunc(subPath, func(r rune) bool { return r == ',' || unicode.IsControl(r) || r == unicode.ReplacementChar }):
 		return fmt.Errorf("%q must hold neither commas nor control characters", subPath)
 	}

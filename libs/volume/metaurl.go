@@ -1,8 +1,8 @@
 package volume
 
 import (
+	"encoding/hex"
 	"errors"
-	"net/url"
 	"strings"
 )
 
@@ -58,9 +58,28 @@ func cutPassword(scheme, rest string) metaURL {
 	if !found || password == "" {
 		return whole
 	}
-	if decoded, err := url.PathUnescape(password); err == nil {
-		password = decoded
-	}
 	// Older clients look for ":@"; newer ones take user@ and user:@ alike.
-	return metaURL{address: scheme + "://" + user + ":" + rest[at:], password: password}
+	return metaURL{address: scheme + "://" + user + ":" + rest[at:], password: percentDecoded(password)}
+}
+
+// percentDecoded replaces %XX. A text that is not encoded so stays as it is, as
+// the client takes it.
+func percentDecoded(text string) string {
+	var decoded strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] != '%' {
+			decoded.WriteByte(text[i])
+			continue
+		}
+		if i+2 >= len(text) {
+			return text
+		}
+		value, err := hex.DecodeString(text[i+1 : i+3])
+		if err != nil {
+			return text
+		}
+		decoded.Write(value)
+		i += 2
+	}
+	return decoded.String()
 }

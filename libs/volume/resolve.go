@@ -30,7 +30,7 @@ func Resolve(in Inputs) (Settings, error) {
 		return Settings{}, err
 	}
 	if edition == Enterprise {
-		return Settings{}, fmt.Errorf("Secret key token: the Enterprise client is not supported yet: %w", errdefs.ErrNotImplemented)
+		return Settings{}, fmt.Errorf("the Enterprise client (Secret key token) is not supported yet: %w", errdefs.ErrNotImplemented)
 	}
 	var faults faults
 	settings := resolve(in, &faults)
@@ -185,6 +185,7 @@ func identify(in Inputs, fileSystem string) (ShareMode, string) {
 		}
 	case ShareByFileSystem:
 		return ShareByFileSystem, SafeID(fileSystem)
+	case ShareByVolume:
 	}
 	return ShareByVolume, SafeID(in.VolumeID)
 }

@@ -35,7 +35,9 @@ func run(arguments []string) int {
 		return fail(err)
 	}
 	if *printVersion {
-		fmt.Println(version.Release())
+		if _, err := fmt.Fprintln(os.Stdout, version.Release()); err != nil {
+			return fail(err)
+		}
 		return 0
 	}
 	if err := options.Validate(); err != nil {

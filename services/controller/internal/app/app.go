@@ -12,10 +12,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 
 	"github.com/juicefs-csi/driver/libs/endpoint"
 	"github.com/juicefs-csi/driver/libs/grpcserver"
+	"github.com/juicefs-csi/driver/libs/kubelog"
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/metricsserver"
 	"github.com/juicefs-csi/driver/libs/task"
@@ -30,7 +30,7 @@ import (
 // Run runs the controller until ctx ends or a part of it fails.
 func Run(ctx context.Context, options Options) error {
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: options.level()}))
-	klog.SetSlogLogger(logger)
+	kubelog.Bridge(logger)
 	logger.Info("controller starts", logkeys.Release, version.Release(), logkeys.Endpoint, options.Endpoint)
 
 	install := installation.Installation{
@@ -45,7 +45,7 @@ func Run(ctx context.Context, options Options) error {
 	if inputs, err := install.Inputs(); err != nil {
 		logger.Error("the driver's ConfigMap is wrong; volumes cannot be made until it is right", logkeys.Error, err)
 	} else if unapplied := inputs.Config.Unapplied(); len(unapplied) > 0 {
-		logger.Warn("the driver's ConfigMap has settings without effect", "keys", unapplied)
+		logger.Warn("the driver's ConfigMap has settings without effect", logkeys.Keys, unapplied)
 	}
 	client, err := newClient(options)
 	if err != nil {

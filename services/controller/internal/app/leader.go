@@ -49,14 +49,14 @@ func lead(ctx context.Context, options Options, client kubernetes.Interface, log
 			OnStartedLeading: func(leading context.Context) {
 				close(started)
 				defer close(ended)
-				logger.Info("controller leads", "lease", lock.Describe())
+				logger.Info("controller leads", logkeys.Lease, lock.Describe())
 				if err := run(leading); err != nil {
 					cancel(err)
 				}
 			},
 			OnStoppedLeading: func() {},
 			OnNewLeader: func(identity string) {
-				logger.Info("leader is known", "leader", identity, "lease", lock.Describe())
+				logger.Info("leader is known", logkeys.Leader, identity, logkeys.Lease, lock.Describe())
 			},
 		},
 	})

@@ -97,7 +97,8 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.LogLevel, "log-level", o.LogLevel, "debug, info, warn or error")
 
 	flags.StringVar(&o.MountNamespace, "mount-namespace", o.MountNamespace, "namespace of mount pods and jobs")
-	flags.StringVar(&o.MountServiceAccount, "mount-service-account", o.MountServiceAccount, "service account of jobs; empty for the namespace's default")
+	flags.StringVar(&o.MountServiceAccount, "mount-service-account", o.MountServiceAccount,
+		"service account of jobs; empty for the namespace's default")
 	flags.StringVar(&o.MountmgrImage, "mountmgr-image", o.MountmgrImage, "image of the mount manager, which holds the launcher of jobs")
 	flags.StringVar(&o.CommunityImage, "ce-mount-image", o.CommunityImage, "default mount image of the Community edition")
 	flags.StringVar(&o.EnterpriseImage, "ee-mount-image", o.EnterpriseImage, "default mount image of the Enterprise edition")

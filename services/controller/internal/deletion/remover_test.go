@@ -17,9 +17,8 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
-
 	"github.com/juicefs-csi/driver/libs/volume"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/controller/internal/installation"
 )
 
@@ -50,12 +49,13 @@ func testRemover(client *fake.Clientset) *Remover {
 // once, by the condition.
 func runJobs(client *fake.Clientset, condition batchv1.JobConditionType) {
 	client.PrependReactor("patch", "jobs", func(action clienttesting.Action) (bool, runtime.Object, error) {
-		patch := action.(clienttesting.PatchAction)
+		patch, isPatch := action.(clienttesting.PatchAction)
 		object, err := client.Tracker().Get(action.GetResource(), action.GetNamespace(), patch.GetName())
-		if err != nil {
+		job, isJob := object.(*batchv1.Job)
+		if err != nil || !isPatch || !isJob {
 			return true, nil, err
 		}
-		job := object.(*batchv1.Job).DeepCopy()
+		job = job.DeepCopy()
 		job.Spec.Suspend = new(false)
 		job.Status.Conditions = []batchv1.JobCondition{{Type: condition, Status: corev1.ConditionTrue, Message: "backoff limit"}}
 		return true, job, client.Tracker().Update(action.GetResource(), job, action.GetNamespace())

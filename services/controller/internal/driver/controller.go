@@ -40,7 +40,9 @@ type Controller struct {
 }
 
 // ControllerGetCapabilities says what of CSI is there.
-func (c *Controller) ControllerGetCapabilities(context.Context, *csi.ControllerGetCapabilitiesRequest) (*csi.ControllerGetCapabilitiesResponse, error) {
+func (*Controller) ControllerGetCapabilities(
+	context.Context, *csi.ControllerGetCapabilitiesRequest,
+) (*csi.ControllerGetCapabilitiesResponse, error) {
 	return &csi.ControllerGetCapabilitiesResponse{Capabilities: []*csi.ControllerServiceCapability{{
 		Type: &csi.ControllerServiceCapability_Rpc{Rpc: &csi.ControllerServiceCapability_RPC{
 			Type: csi.ControllerServiceCapability_RPC_CREATE_DELETE_VOLUME,
@@ -172,7 +174,9 @@ func (c *Controller) find(ctx context.Context, id string, secret map[string]stri
 }
 
 // ValidateVolumeCapabilities confirms what volumes of this driver can do.
-func (c *Controller) ValidateVolumeCapabilities(ctx context.Context, request *csi.ValidateVolumeCapabilitiesRequest) (*csi.ValidateVolumeCapabilitiesResponse, error) {
+func (c *Controller) ValidateVolumeCapabilities(
+	ctx context.Context, request *csi.ValidateVolumeCapabilitiesRequest,
+) (*csi.ValidateVolumeCapabilitiesResponse, error) {
 	id := request.GetVolumeId()
 	if id == "" {
 		return nil, fmt.Errorf("volume id is missing: %w", errdefs.ErrInvalidArgument)
@@ -189,6 +193,7 @@ func (c *Controller) ValidateVolumeCapabilities(ctx context.Context, request *cs
 		return nil, errNoVolume(id)
 	}
 	if unsupported != nil {
+		//nolint:nilerr // in CSI "not confirmed" is an answer, not an error
 		return &csi.ValidateVolumeCapabilitiesResponse{Message: unsupported.Error()}, nil
 	}
 	return &csi.ValidateVolumeCapabilitiesResponse{Confirmed: &csi.ValidateVolumeCapabilitiesResponse_Confirmed{

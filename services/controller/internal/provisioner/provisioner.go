@@ -62,7 +62,9 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 // directory comes with the first mount. All that a mount will need is checked
 // here, so that a wrong Secret or parameter is an event of the claim, not of a
 // pod that hangs.
-func (p *Provisioner) Provision(ctx context.Context, options controller.ProvisionOptions) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
+func (p *Provisioner) Provision(
+	ctx context.Context, options controller.ProvisionOptions,
+) (*corev1.PersistentVolume, controller.ProvisioningState, error) {
 	pv, err := p.provision(ctx, options)
 	if err != nil {
 		if p.Metrics != nil {
@@ -223,7 +225,7 @@ func (p *Provisioner) delete(ctx context.Context, pv *corev1.PersistentVolume) e
 		return &controller.IgnoredError{Reason: "the volume is not one of driver " + p.Installation.DriverName}
 	}
 	if source.VolumeAttributes[volume.AttributeSubPath] == "" {
-		return fmt.Errorf("volume %s has no attribute %s, so nothing tells its directory; remove what it holds by hand and the volume with it: %w",
+		return fmt.Errorf("volume %s has no attribute %s, so nothing tells its directory; remove it by hand and the volume with it: %w",
 			pv.Name, volume.AttributeSubPath, errdefs.ErrFailedPrecondition)
 	}
 	if source.NodePublishSecretRef == nil {
