@@ -59,7 +59,8 @@ func (c *callLog) PostCall(err error, duration time.Duration) {
 	}
 	attributes := append([]slog.Attr{
 		slog.String(logkeys.Method, c.method),
-		slog.Duration(logkeys.Duration, duration),
+		// JSON would have it in nanoseconds.
+		slog.String(logkeys.Duration, duration.String()),
 	}, c.subject...)
 	if err == nil {
 		c.logger.LogAttrs(c.ctx, level, "call done", attributes...)
