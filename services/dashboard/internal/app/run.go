@@ -14,8 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	"k8s.io/klog/v2"
 
+	"github.com/juicefs-csi/driver/libs/kubelog"
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/metricsserver"
 	"github.com/juicefs-csi/driver/libs/task"
@@ -39,7 +39,7 @@ const (
 // Run runs the dashboard until ctx ends or a part of it fails.
 func Run(ctx context.Context, options Options) error {
 	logger := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: options.level()}))
-	klog.SetSlogLogger(logger)
+	kubelog.Bridge(logger)
 	logger.Info("dashboard starts", logkeys.Release, version.Release(), logkeys.Address, options.Listen)
 
 	config, err := restConfig(options.Kubeconfig)
