@@ -54,7 +54,7 @@ func createCgroups(cgroup string) error {
 	}
 	for _, h := range list {
 		dir := h.path
-		for _, part := range strings.Split(cgroup, "/") {
+		for part := range strings.SplitSeq(cgroup, "/") {
 			parent := dir
 			dir = filepath.Join(dir, part)
 			if err := h.create(parent, dir); err != nil {

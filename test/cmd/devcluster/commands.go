@@ -18,6 +18,9 @@ func newCommand(getenv func(string) string) *cobra.Command {
 		Short:         "A real Kubernetes cluster on this machine, without Docker or a registry",
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		// So that flags before `kubectl`, which leaves all flags after it to
+		// the real kubectl, are parsed.
+		TraverseChildren: true,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&opts.Dir, "dir", devcluster.DefaultDir, "state directory")
@@ -138,14 +141,16 @@ func shellCommand(opts *devcluster.Options) *cobra.Command {
 }
 
 func execCommand(opts *devcluster.Options) *cobra.Command {
-	return &cobra.Command{
-		Use:   "exec NODE -- COMMAND [ARGUMENTS]",
+	cmd := &cobra.Command{
+		Use:   "exec NODE COMMAND [ARGUMENTS]",
 		Short: "Run a command in a node's namespaces",
 		Args:  cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return nodeExec(cmd.Context(), opts, args[0], args[1:])
 		},
 	}
+	cmd.Flags().SetInterspersed(false) // what follows NODE belongs to the command
+	return cmd
 }
 
 func nodeExec(ctx context.Context, opts *devcluster.Options, node string, argv []string) error {
