@@ -21,7 +21,7 @@ const (
 	// its emptyDir, which any uid may write.
 	FilesDir = "/run/jfs-launch/files"
 
-	formatTimeout = 90 * time.Second
+	formatTimeout = 20 * time.Second
 	quotaTimeout  = 20 * time.Second
 )
 

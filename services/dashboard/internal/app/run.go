@@ -73,7 +73,7 @@ func Run(ctx context.Context, options Options) error {
 	health := metricsserver.Handler(metricsserver.Options{Gatherer: registry, Ready: pods.Ready})
 	mux.Handle("GET /metrics", health)
 	mux.Handle("GET /healthz", health)
-	mux.Handle("GET /", web.Handler())
+	mux.Handle("/", web.Handler())
 
 	group := task.NewGroup(ctx)
 	group.Go("catalog", pods.Run)

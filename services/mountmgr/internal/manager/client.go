@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -170,23 +169,6 @@ func startFailure(event *launchv1.Event) error {
 		return fmt.Errorf("juicefs mount failed: %s: %w", describe(ended.GetExit()), errdefs.ErrFailedPrecondition)
 	}
 	return nil
-}
-
-// describe tells how a process ended, in one line that fits an event.
-func describe(exit *launchv1.ExitStatus) string {
-	var parts []string
-	switch {
-	case exit.GetError() != "":
-		parts = append(parts, exit.GetError())
-	case exit.GetSignal() != 0:
-		parts = append(parts, fmt.Sprintf("killed by signal %d", exit.GetSignal()))
-	default:
-		parts = append(parts, fmt.Sprintf("exit code %d", exit.GetCode()))
-	}
-	if lines := exit.GetStderr(); len(lines) > 0 {
-		parts = append(parts, strings.Join(lines, "; "))
-	}
-	return strings.Join(parts, ": ")
 }
 
 // deleteTimeout bounds the deletion of a pod, which must not depend on the
