@@ -126,6 +126,17 @@ lint-proto: $(BUF)
 	else against=; fi; \
 	if [ -n "$$against" ]; then echo "buf breaking --against $$against"; '$(BUF)' breaking --against "$$against"; fi
 
+# The flags that docs/configuration.md lists are those of the binaries.
+FLAG_BINARIES := juicefs-csi-controller juicefs-csi-node juicefs-mountmgr juicefs-fdvault juicefs-csi-dashboard
+
+.PHONY: check-docs
+check-docs: build ## Fail when a flag of a service is not documented, or a documented one is gone.
+	@for b in $(FLAG_BINARIES); do \
+	  diff -u --label documented --label "flags of $$b" \
+	    <(sed -n "/^### $$b\$$/,/^### /p" docs/configuration.md | sed -nE 's/^\| `--([a-z-]+)`.*/\1/p' | sort) \
+	    <(bin/$$b --help 2>&1 | sed -nE 's/^ +--?([a-z-]+).*/\1/p' | grep -vx help | sort); \
+	done
+
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) $(BUF) ## Format Go code and contracts.
 	@for m in $(MODULES); do \
