@@ -16,7 +16,7 @@ const hashLength = 63
 func (s *Settings) hash() string {
 	canonical, err := json.Marshal(hashed{
 		Edition: s.Edition, FileSystem: s.FileSystem, UniqueID: s.UniqueID,
-		Stages: s.Stages, Client: s.Client, Env: s.Env, Files: s.Files,
+		Stages: commands(s.Stages), Client: s.Client, Env: s.Env, Files: s.Files,
 		Kernel: s.Kernel, Pod: s.Pod,
 		Protection: s.Protection, DeleteDelay: int64(s.DeleteDelay), CleanCache: s.CleanCache,
 	})
@@ -27,13 +27,24 @@ func (s *Settings) hash() string {
 	return hex.EncodeToString(sum[:])[:hashLength]
 }
 
+// commands are the commands of the stages alone: how long the driver waits for
+// them, and what it overlooks, changes with the driver's release and makes no
+// mount another one.
+func commands(stages []Stage) [][]string {
+	argvs := make([][]string, len(stages))
+	for i, stage := range stages {
+		argvs[i] = stage.Argv
+	}
+	return argvs
+}
+
 // hashed fixes what the hash covers and in which order; encoding/json sorts the
 // keys of maps.
 type hashed struct {
 	Edition     Edition
 	FileSystem  string
 	UniqueID    string
-	Stages      []Stage
+	Stages      [][]string
 	Client      []string
 	Env         []EnvVar
 	Files       []File

@@ -180,6 +180,17 @@ func TestHash(t *testing.T) {
 	}
 }
 
+// TestHashIgnoresTheDriver checks that an upgrade of the driver that waits
+// longer does not make every mount a new one.
+func TestHashIgnoresTheDriver(t *testing.T) {
+	settings := resolved(t, base())
+	settings.Stages[0].Timeout++
+	settings.Stages[0].IgnoreOutput = []string{"x"}
+	if settings.hash() != settings.Hash {
+		t.Error("the hash depends on time limits of stages")
+	}
+}
+
 func TestSharedVolumesShareTheHash(t *testing.T) {
 	shared := func(volumeID, subPath string) Settings {
 		in := base()

@@ -21,6 +21,8 @@ const (
 	// its emptyDir, which any uid may write.
 	FilesDir = "/run/jfs-launch/files"
 
+	// Time limits of stages. A client that cannot reach its metadata engine
+	// tries for 72 s; what it says until then is told to who waits.
 	formatTimeout = 20 * time.Second
 	quotaTimeout  = 20 * time.Second
 )
