@@ -40,12 +40,12 @@ const (
 
 // Session is a connection to one jfs-launch. It is safe for concurrent use.
 type Session struct {
-	conn   *fdpass.Conn
-	hello  *launchv1.Hello
+	conn  *fdpass.Conn
+	hello *launchv1.Hello
 	// process is the jfs-launch itself.
 	process Process
-	events chan *launchv1.Event
-	done   chan struct{}
+	events  chan *launchv1.Event
+	done    chan struct{}
 
 	mu      sync.Mutex
 	lastID  uint64

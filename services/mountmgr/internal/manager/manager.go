@@ -89,6 +89,7 @@ type PublishRequest struct {
 	Secret       map[string]string
 	MountOptions []string
 	ReadOnly     bool
+	AccessMode   store.AccessMode
 	Pod          store.Pod
 }
 
@@ -105,19 +106,21 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 	defer unlock()
 	reference := store.Reference{
 		VolumeID: request.VolumeID, TargetPath: request.TargetPath, ReadOnly: request.ReadOnly,
-		Pod: request.Pod, Since: time.Now().UTC(),
+		AccessMode: request.AccessMode, Pod: request.Pod, Since: time.Now().UTC(),
 	}
-	served, created, err := m.acquire(request, reference)
+	served, err := m.acquire(request, reference)
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	record, err := m.show(ctx, served, reference)
+	record, err := m.show(ctx, served.mount, reference)
+	if err != nil && !served.repeated {
+		m.release(served.mount, request.TargetPath)
+	}
 	if err != nil {
-		m.release(served, request.TargetPath)
 		return store.Record{}, false, err
 	}
 	served.mirrorReferences(request.TargetPath)
-	return record, created, nil
+	return record, served.created, nil
 }
 
 // show waits until the mount serves and attaches the target to it.
@@ -137,44 +140,93 @@ func (m *Manager) release(served *mount, target string) {
 	}
 }
 
+// acquired is the mount that a target gets.
+type acquired struct {
+	*mount
+	// created tells that it was made for this target.
+	created bool
+	// repeated tells that the target had its reference before this call, which
+	// must not take it away again.
+	repeated bool
+}
+
 // acquire finds or makes the mount and records the reference with it.
-func (m *Manager) acquire(request PublishRequest, reference store.Reference) (*mount, bool, error) {
+func (m *Manager) acquire(request PublishRequest, reference store.Reference) (acquired, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.lifetime == nil {
-		return nil, false, fmt.Errorf("mount manager is starting: %w", errdefs.ErrUnavailable)
+		return acquired{}, fmt.Errorf("mount manager is starting: %w", errdefs.ErrUnavailable)
 	}
-	if held := m.byTarget(reference.TargetPath); held != nil {
-		return m.again(held, reference)
+	repeated, err := m.admit(reference)
+	if err != nil {
+		return acquired{}, err
+	}
+	if repeated != nil {
+		return acquired{mount: repeated, repeated: true}, nil
 	}
 	inputs, err := m.inputs(request)
 	if err != nil {
-		return nil, false, err
+		return acquired{}, err
 	}
 	settings, err := volume.Resolve(inputs)
 	if err != nil {
-		return nil, false, err
+		return acquired{}, err
 	}
 	for _, candidate := range m.mounts {
 		joined, err := candidate.join(settings, reference)
 		if err != nil || joined {
-			return candidate, false, err
+			return acquired{mount: candidate}, err
 		}
 	}
 	made, err := m.create(inputs, settings, reference)
-	return made, true, err
+	return acquired{mount: made, created: true}, err
 }
 
-// again answers a call for a target that has a reference: kubelet repeats
-// calls, and must never get a running pod's volume changed by that.
-func (m *Manager) again(held *mount, reference store.Reference) (*mount, bool, error) {
-	for _, existing := range held.snapshot().References {
-		if existing.TargetPath == reference.TargetPath && existing.VolumeID != reference.VolumeID {
-			return nil, false, fmt.Errorf("target_path %s shows volume %s already: unpublish it first: %w",
-				reference.TargetPath, existing.VolumeID, errdefs.ErrAlreadyExists)
+// admit compares a wanted reference with those that are there. It returns the
+// mount that the target has already: kubelet repeats calls. It runs under m.mu.
+func (m *Manager) admit(wanted store.Reference) (*mount, error) {
+	for _, candidate := range m.mounts {
+		for _, existing := range candidate.snapshot().References {
+			if err := conflict(existing, wanted); err != nil {
+				return nil, err
+			}
+			if existing.TargetPath == wanted.TargetPath {
+				return candidate, nil
+			}
 		}
 	}
-	return held, false, nil
+	return nil, nil
+}
+
+// conflict says why wanted cannot be beside existing, or in its place: what a
+// running pod sees at its target is never changed, and a volume of
+// ReadWriteOncePod has one target.
+func conflict(existing, wanted store.Reference) error {
+	switch {
+	case existing.TargetPath == wanted.TargetPath && existing.VolumeID != wanted.VolumeID:
+		return fmt.Errorf("target_path %s shows volume %s already: unpublish it first: %w",
+			wanted.TargetPath, existing.VolumeID, errdefs.ErrAlreadyExists)
+	case existing.TargetPath == wanted.TargetPath && !sameAccess(existing, wanted):
+		return fmt.Errorf("target_path %s shows volume %s already with another access (%s): unpublish it first: %w",
+			wanted.TargetPath, existing.VolumeID, describeAccess(existing), errdefs.ErrAlreadyExists)
+	case existing.TargetPath != wanted.TargetPath && existing.VolumeID == wanted.VolumeID &&
+		(existing.AccessMode == store.SingleNodeSingleWriter || wanted.AccessMode == store.SingleNodeSingleWriter):
+		return fmt.Errorf("volume %s has access mode %s and is published at %s: it can have one target only: %w",
+			wanted.VolumeID, store.SingleNodeSingleWriter, existing.TargetPath, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+func sameAccess(existing, wanted store.Reference) bool {
+	known := existing.AccessMode != ""
+	return existing.ReadOnly == wanted.ReadOnly && (!known || existing.AccessMode == wanted.AccessMode)
+}
+
+func describeAccess(reference store.Reference) string {
+	if reference.ReadOnly {
+		return string(reference.AccessMode) + ", read-only"
+	}
+	return string(reference.AccessMode)
 }
 
 func (m *Manager) inputs(request PublishRequest) (volume.Inputs, error) {
@@ -262,7 +314,7 @@ func (m *Manager) Usage(ctx context.Context, volumeID, path string) (probe.Usage
 	m.mu.Lock()
 	held := m.byTarget(path)
 	m.mu.Unlock()
-	if held == nil {
+	if held == nil || !held.shows(volumeID, path) {
 		return probe.Usage{}, fmt.Errorf("volume %s is not published at %s: %w", volumeID, path, errdefs.ErrNotFound)
 	}
 	return m.Prober.Usage(ctx, path)
@@ -273,17 +325,21 @@ func (m *Manager) Get(id string) (store.Record, error) {
 	m.mu.Lock()
 	found := m.mounts[id]
 	m.mu.Unlock()
-	if found == nil {
-		return store.Record{}, fmt.Errorf("mount %s: %w", id, errdefs.ErrNotFound)
+	if found != nil {
+		if record := found.snapshot(); record.State != lifecycle.Gone {
+			return record, nil
+		}
 	}
-	return found.snapshot(), nil
+	return store.Record{}, fmt.Errorf("mount %s: %w", id, errdefs.ErrNotFound)
 }
 
 // List returns all mounts in the order of their ids.
 func (m *Manager) List() []store.Record {
 	records := make([]store.Record, 0)
 	for _, each := range m.all() {
-		records = append(records, each.snapshot())
+		if record := each.snapshot(); record.State != lifecycle.Gone {
+			records = append(records, record)
+		}
 	}
 	sort.Slice(records, func(i, j int) bool { return records[i].ID < records[j].ID })
 	return records

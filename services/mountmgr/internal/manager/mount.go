@@ -211,6 +211,14 @@ func (m *mount) references(target string) bool {
 	return slices.ContainsFunc(m.record.References, func(r store.Reference) bool { return r.TargetPath == target })
 }
 
+func (m *mount) shows(volumeID, target string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.ContainsFunc(m.record.References, func(r store.Reference) bool {
+		return r.TargetPath == target && r.VolumeID == volumeID
+	})
+}
+
 // dropReference forgets a target; run takes the mount away with the last one.
 func (m *mount) dropReference(target string) error {
 	err := m.update(func(r *store.Record) error {

@@ -56,15 +56,27 @@ func (s *Server) PublishVolume(ctx context.Context, request *mountmgrv1.PublishV
 	if request.GetVolumeId() == "" {
 		return nil, fmt.Errorf("volume_id is empty: %w", errdefs.ErrInvalidArgument)
 	}
+	mode, err := accessMode(request.GetAccessMode())
+	if err != nil {
+		return nil, err
+	}
 	record, created, err := s.manager.Publish(ctx, manager.PublishRequest{
 		VolumeID: request.GetVolumeId(), TargetPath: request.GetTargetPath(),
 		Attributes: request.GetVolumeContext(), Secret: request.GetSecrets(),
-		MountOptions: request.GetMountFlags(), ReadOnly: readOnly(request), Pod: podOf(request),
+		MountOptions: request.GetMountFlags(), ReadOnly: readOnly(request), AccessMode: mode, Pod: podOf(request),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &mountmgrv1.PublishVolumeResponse{Mount: s.view(record), Created: created}, nil
+}
+
+// accessMode is the name that CSI gives to the mode.
+func accessMode(mode mountmgrv1.AccessMode) (store.AccessMode, error) {
+	if _, known := mountmgrv1.AccessMode_name[int32(mode)]; !known || mode == mountmgrv1.AccessMode_ACCESS_MODE_UNSPECIFIED {
+		return "", fmt.Errorf("access_mode is %s: set the mode of the volume: %w", mode, errdefs.ErrInvalidArgument)
+	}
+	return store.AccessMode(strings.TrimPrefix(mode.String(), "ACCESS_MODE_")), nil
 }
 
 func readOnly(request *mountmgrv1.PublishVolumeRequest) bool {
@@ -158,10 +170,10 @@ func serves(record store.Record, volumeID, podUID string) bool {
 
 // WatchMounts streams the mounts and their changes.
 func (s *Server) WatchMounts(_ *mountmgrv1.WatchMountsRequest, stream grpc.ServerStreamingServer[mountmgrv1.WatchMountsResponse]) error {
-	changes, stop := s.manager.Watch()
+	present, changes, stop := s.manager.Watch()
 	defer stop()
 	sent := make(map[string]bool)
-	for _, record := range s.manager.List() {
+	for _, record := range present {
 		sent[record.ID] = true
 		if err := stream.Send(s.change(mountmgrv1.WatchMountsResponse_TYPE_ADDED, record)); err != nil {
 			return err

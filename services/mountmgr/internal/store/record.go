@@ -64,12 +64,21 @@ type Client struct {
 
 // Reference is one target path at which the mount is visible.
 type Reference struct {
-	VolumeID   string    `json:"volumeID"`
-	TargetPath string    `json:"targetPath"`
-	ReadOnly   bool      `json:"readOnly,omitempty"`
-	Pod        Pod       `json:"pod"`
-	Since      time.Time `json:"since"`
+	VolumeID   string `json:"volumeID"`
+	TargetPath string `json:"targetPath"`
+	ReadOnly   bool   `json:"readOnly,omitempty"`
+	// AccessMode is empty in records of releases that did not keep it.
+	AccessMode AccessMode `json:"accessMode,omitempty"`
+	Pod        Pod        `json:"pod"`
+	Since      time.Time  `json:"since"`
 }
+
+// AccessMode is how a target may be used, as CSI names it.
+type AccessMode string
+
+// SingleNodeSingleWriter is the access mode of ReadWriteOncePod: one target at
+// a time.
+const SingleNodeSingleWriter AccessMode = "SINGLE_NODE_SINGLE_WRITER"
 
 // Pod names an application pod.
 type Pod struct {
