@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -67,18 +68,24 @@ func Run(ctx context.Context, options Options) error {
 		Catalog: pods, Gate: gate,
 		Release: version.Release(), MountNamespace: options.MountNamespace, ReadOnly: options.ReadOnly,
 	}
-	mux := http.NewServeMux()
-	mux.Handle(dashboardv1connect.NewDashboardServiceHandler(service,
-		connect.WithInterceptors(api.NewObserver(logger, registry)), connect.WithReadMaxBytes(maxRequestBytes)))
-	health := metricsserver.Handler(metricsserver.Options{Gatherer: registry, Ready: pods.Ready})
-	mux.Handle("GET /metrics", health)
-	mux.Handle("GET /healthz", health)
-	mux.Handle("/", web.Handler())
+	handler := routes(service, registry, logger)
 
 	group := task.NewGroup(ctx)
 	group.Go("catalog", pods.Run)
-	group.Go("http", func(ctx context.Context) error { return serve(ctx, options.Listen, mux) })
+	group.Go("http", func(ctx context.Context) error { return serve(ctx, options.Listen, handler) })
 	return group.Wait()
+}
+
+// routes puts the API, the page, the metrics and the health on one port.
+func routes(service *api.Service, registry *prometheus.Registry, logger *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(dashboardv1connect.NewDashboardServiceHandler(service,
+		connect.WithInterceptors(api.NewObserver(logger, registry)), connect.WithReadMaxBytes(maxRequestBytes)))
+	health := metricsserver.Handler(metricsserver.Options{Gatherer: registry, Ready: service.Catalog.Ready})
+	mux.Handle("/metrics", health)
+	mux.Handle("/healthz", health)
+	mux.Handle("/", web.Handler())
+	return mux
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {
