@@ -84,11 +84,14 @@ func resolve(in Inputs, faults *faults) Settings {
 	settings.Pod.MetricsPort = opts.metricsPort(faults)
 	settings.Pod.CacheDirs = opts.cacheDirs(faults)
 
-	settings.Stages = []Stage{{
+	if reach, ok := reachStage(secret.meta.address); ok {
+		settings.Stages = append(settings.Stages, reach)
+	}
+	settings.Stages = append(settings.Stages, Stage{
 		Name:    "format",
 		Argv:    slices.Concat([]string{clientPath, "format"}, secret.format, []string{secret.meta.address, secret.name}),
 		Timeout: formatTimeout,
-	}}
+	})
 	settings.Client = []string{mountPath, secret.meta.address, MountPoint, "-o", opts.list()}
 	settings.Hash = settings.hash()
 	settings.addQuota(in, secret.meta.address, opts.value("subdir"), faults)

@@ -209,7 +209,7 @@ func (s *scene) processStatus(node, podUID string) string {
 			continue
 		}
 		status, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "status"))
-		if err == nil && strings.Contains(string(status), "Name:\tjuicefs") {
+		if err == nil && strings.Contains(string(status), "juicefs\n") {
 			found.Write(status)
 		}
 	}
@@ -264,10 +264,14 @@ func (s *scene) replacesMountPod(volume string) {
 
 func (s *scene) acked(pod string) int {
 	s.Helper()
-	text, err := s.exec(pod, "cat", "/tmp/acked")
-	s.must(err)
-	number, err := strconv.Atoi(strings.TrimSpace(text))
-	s.must(err)
+	number := 0
+	s.eventually("the writer tells what is acknowledged", func() error {
+		text, err := s.exec(pod, "cat", "/tmp/acked")
+		if err == nil {
+			number, err = strconv.Atoi(strings.TrimSpace(text)) // Empty while the writer replaces it.
+		}
+		return err
+	})
 	return number
 }
 

@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -24,6 +26,7 @@ import (
 
 const usage = `usage: jfs-launch serve --socket=PATH [--termination-log=FILE]
        jfs-launch install DIRECTORY
+       jfs-launch reach HOST:PORT
        jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h] [--termination-log=FILE]
        jfs-launch version
 `
@@ -47,7 +50,7 @@ func run(arguments []string) int {
 		return 2
 	}
 	commands := map[string]func([]string) (int, error){
-		"serve": serve, "install": install, "remove": remove, "version": printVersion,
+		"serve": serve, "install": install, "reach": reach, "remove": remove, "version": printVersion,
 	}
 	command, known := commands[arguments[0]]
 	if !known {
@@ -134,4 +137,19 @@ func install(arguments []string) (int, error) {
 func printVersion([]string) (int, error) {
 	fmt.Fprintln(os.Stdout, version.Release()) //nolint:errcheck // nowhere to say it
 	return 0, nil
+}
+
+// reachTimeout is how long a server may take to answer a connection.
+const reachTimeout = 5 * time.Second
+
+// reach connects to a server, to tell soon and clearly that it cannot be done.
+func reach(arguments []string) (int, error) {
+	if len(arguments) != 1 {
+		return 2, errors.New("name one HOST:PORT")
+	}
+	conn, err := net.DialTimeout("tcp", arguments[0], reachTimeout)
+	if err != nil {
+		return 1, err
+	}
+	return 0, conn.Close()
 }

@@ -163,10 +163,10 @@ func (c *runningClient) await(ctx context.Context, waiting bool) ([]byte, error)
 // others.
 func startFailure(event *launchv1.Event) error {
 	if stage := event.GetStageEnded(); stage != nil && !stage.GetSucceeded() {
-		return fmt.Errorf("juicefs %s failed: %s: %w", stage.GetName(), describe(stage.GetExit()), errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("mount failed at %s: %s: %w", stage.GetName(), describe(stage.GetExit()), errdefs.ErrFailedPrecondition)
 	}
 	if ended := event.GetClientEnded(); ended != nil && !ended.GetRestarting() {
-		return fmt.Errorf("juicefs mount failed: %s: %w", describe(ended.GetExit()), errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("mount failed: juicefs ended: %s: %w", describe(ended.GetExit()), errdefs.ErrFailedPrecondition)
 	}
 	return nil
 }
