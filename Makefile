@@ -175,11 +175,11 @@ images: build $(IMAGES)/app.tar $(MOUNT_IMAGES) ## Build all images into dist/im
 
 # Images of the local cluster only: mount images with real clients, under the
 # names of the stock images, and a userland for applications.
-$(IMAGES)/mount-%.tar: $(CACHE)/juicefs/%/juicefs hack/image/userland.go
+$(IMAGES)/mount-%.tar: $(CACHE)/juicefs/%/juicefs hack/image/userland.go | image-deps
 	@mkdir -p '$(@D)'
 	@cd hack && $(GO) run ./image mount --juicefs '$<' --tag 'juicedata/mount:ce-v$*' --output '$@'
 
-$(IMAGES)/app.tar: hack/image/userland.go
+$(IMAGES)/app.tar: hack/image/userland.go | image-deps
 	@mkdir -p '$(@D)'
 	@cd hack && $(GO) run ./image app --tag 'juicefs-csi/demo-app:$(RELEASE)' --output '$@'
 
@@ -202,9 +202,10 @@ $(CACHE)/juicefs/%/juicefs:
 ##@ Test
 
 # Debian packages: FILE:PACKAGE, installed when FILE is missing.
-TEST_DEPS := /usr/bin/redis-server:redis-server
-E2E_DEPS  := $(TEST_DEPS) /usr/bin/containerd:containerd /usr/sbin/runc:runc \
-  /usr/lib/cni/bridge:containernetworking-plugins /usr/bin/busybox:busybox-static /usr/sbin/iptables:iptables
+TEST_DEPS  := /usr/bin/redis-server:redis-server
+IMAGE_DEPS := /usr/bin/busybox:busybox-static /etc/ssl/certs/ca-certificates.crt:ca-certificates
+E2E_DEPS   := $(TEST_DEPS) /usr/bin/containerd:containerd /usr/sbin/runc:runc \
+  /usr/lib/cni/bridge:containernetworking-plugins /usr/sbin/iptables:iptables
 
 define install-deps
 @missing=; for d in $(1); do \
@@ -223,9 +224,15 @@ endef
 ROOT := $(shell [ "$$(id -u)" = 0 ] && [ -c /dev/fuse ] && echo yes)
 TEST_TAGS := $(if $(ROOT),kernel)
 
-.PHONY: deps
+.PHONY: deps image-deps e2e-deps
 deps: ## Install the Debian packages that tests need (root).
 	$(call install-deps,$(TEST_DEPS))
+image-deps:
+	$(call install-deps,$(IMAGE_DEPS))
+# What the local cluster needs. Asked first: building takes minutes.
+e2e-deps:
+	@[ "$$(id -u)" = 0 ] || { echo "the local cluster needs root: run as root or with sudo" >&2; exit 1; }
+	$(call install-deps,$(E2E_DEPS))
 
 .PHONY: test
 test: deps client $(HELM) $(KUBECONFORM) ## Run unit, chart golden and, as root, kernel tests.
@@ -233,21 +240,22 @@ test: deps client $(HELM) $(KUBECONFORM) ## Run unit, chart golden and, as root,
 	@$(NICE) $(GO) test -p $(TEST_PARALLEL) -tags '$(TEST_TAGS)' -timeout 10m $(TESTFLAGS) $(PACKAGES)
 
 .PHONY: e2e
-e2e: client images $(HELM) ## Run the tests on a real local cluster (root); KEEP=1 leaves it running.
-	$(call install-deps,$(E2E_DEPS))
+e2e: e2e-deps client images $(HELM) ## Run the tests on a real local cluster (root); KEEP=1 leaves it running.
 	@RELEASE='$(RELEASE)' $(GO) test -tags e2e -count 1 -timeout 30m $(TESTFLAGS) ./test/e2e/...
 
 .PHONY: bench
-bench: client $(HELM) ## Measure, print a table and write test/bench/results.json (root).
-	$(call install-deps,$(E2E_DEPS))
+bench: e2e-deps client images $(HELM) ## Measure, print a table and write test/bench/results.json (root).
 	@$(GO) run ./test/bench
 
 ##@ Demo
 
 .PHONY: demo
-demo: client $(HELM) ## Start a real cluster on this machine with a JuiceFS volume on it (root).
-	$(call install-deps,$(E2E_DEPS))
-	@$(GO) run ./test/demo up --nodes '$(NODES)' --meta '$(META)'
+demo: e2e-deps client images $(HELM) dist/demo-app ## Show the driver on a real cluster of this machine (root).
+	@RELEASE='$(RELEASE)' $(GO) run ./test/demo up --nodes '$(NODES)' --meta '$(META)' --app '$(CURDIR)/dist/demo-app'
+
+.PHONY: dist/demo-app
+dist/demo-app:
+	@CGO_ENABLED=0 $(NICE) $(GO) build -trimpath -buildvcs=false -ldflags '-s -w' -o '$@' ./test/demo/app
 
 .PHONY: demo-down
 demo-down: ## Take the demo away again; the cache stays.

@@ -71,6 +71,13 @@ func AppImage(release string) string { return "juicefs-csi/demo-app:" + release 
 // waiting until the driver is ready. helm is the program; values are given
 // as --set.
 func (t Tree) Install(ctx context.Context, cluster *devcluster.Cluster, helm string, progress io.Writer, values ...string) error {
+	return t.InstallFiles(ctx, cluster, helm, progress, nil, values...)
+}
+
+// InstallFiles is Install with files of values, which --set goes over.
+func (t Tree) InstallFiles(
+	ctx context.Context, cluster *devcluster.Cluster, helm string, progress io.Writer, files []string, values ...string,
+) error {
 	if err := t.loadImages(ctx, cluster, progress); err != nil {
 		return err
 	}
@@ -82,6 +89,9 @@ func (t Tree) Install(ctx context.Context, cluster *devcluster.Cluster, helm str
 	digests, err := t.digests()
 	if err != nil {
 		return err
+	}
+	for _, file := range files {
+		args = append(args, "--values", file)
 	}
 	for _, value := range append(digests, values...) {
 		args = append(args, "--set", value)
