@@ -64,10 +64,11 @@ async function load() {
     say("");
   } catch (error) {
     if (error.name === "AbortError") return;
+    const signedIn = Boolean(session.token);
     if (error.code === "unauthenticated") session.token = "";
     if (error.code) show([]);
-    say(error.code === "unauthenticated" && !state.loaded ? t("needSignIn")
-      : error.code ? error.message : t("unreachable", { cause: error.message }));
+    if (!error.code) say(t("unreachable", { cause: error.message }));
+    else say(error.code === "unauthenticated" && !signedIn ? t("needSignIn") : error.message);
     showSession();
   }
 }

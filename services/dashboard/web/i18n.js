@@ -52,7 +52,7 @@ const texts = {
     theme: "主题",
     signIn: "登录",
     signOut: "退出",
-    signInHint: "请粘贴 Kubernetes 令牌,例如 “kubectl create token 名称” 的输出。"
+    signInHint: "请粘贴 Kubernetes 令牌，例如 “kubectl create token 名称” 的输出。"
       + "您能看到该令牌有权列出的内容。令牌只保存在当前浏览器标签页中。",
     token: "令牌",
     cancel: "取消",
@@ -77,10 +77,10 @@ const texts = {
     loading: "加载中 …",
     none: "没有内容。",
     unbound: "未绑定",
-    why: "{name} 为什么没有运行?",
+    why: "{name} 为什么没有运行？",
     needSignIn: "请使用 Kubernetes 令牌登录后查看 Pod。",
-    unreachable: "仪表盘没有响应:{cause}",
-    release: "版本 {release},Mount Pod 位于 {namespace}",
+    unreachable: "仪表盘没有响应：{cause}",
+    release: "版本 {release}，Mount Pod 位于 {namespace}",
   },
 };
 

@@ -3,6 +3,7 @@ package api
 import (
 	"errors"
 	"math"
+	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/containerd/errdefs"
@@ -100,7 +101,9 @@ func toConnect(err error) error {
 		{errdefs.ErrUnavailable, connect.CodeUnavailable},
 	} {
 		if errors.Is(err, known.sentinel) {
-			return connect.NewError(known.code, err)
+			// The code says what the sentinel would say again.
+			text := strings.TrimSuffix(err.Error(), ": "+known.sentinel.Error())
+			return connect.NewError(known.code, errors.New(text))
 		}
 	}
 	return connect.NewError(connect.CodeInternal, err)
