@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -12,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/juicefs-csi/driver/test/devcluster"
 	"github.com/juicefs-csi/driver/test/local"
 )
 
@@ -20,7 +18,7 @@ import (
 const eventLimit = 30 * time.Second
 
 func TestAPodsEventsNameTheCause(t *testing.T) {
-	guardRedis(t)
+	redisCommands(t, "ACL SETUSER guarded on >right-password ~* &* +@all")
 	for name, c := range map[string]struct {
 		secret     map[string]string
 		attributes map[string]string
@@ -64,24 +62,6 @@ func TestAPodsEventsNameTheCause(t *testing.T) {
 			s.nothingLeft(volume.Name)
 			s.eventually("nothing is left behind", func() error { return newIn(before, s.traces()) })
 		})
-	}
-}
-
-// guardRedis makes a user of the cluster's Redis who has a password.
-func guardRedis(t *testing.T) {
-	t.Helper()
-	conn, err := net.DialTimeout("tcp", devcluster.RedisAddress, 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	if _, err := fmt.Fprint(conn, "ACL SETUSER guarded on >right-password ~* &* +@all\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	answer := make([]byte, 64)
-	n, err := conn.Read(answer)
-	if err != nil || !strings.HasPrefix(string(answer[:n]), "+OK") {
-		t.Fatalf("redis answers %q (%v)", answer[:n], err)
 	}
 }
 

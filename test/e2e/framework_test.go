@@ -3,10 +3,12 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -77,9 +79,25 @@ func (s *scene) cleanUp() {
 		if err != nil || len(claims.Items) > 0 {
 			return fmt.Errorf("%d claims (%w)", len(claims.Items), errOr(err))
 		}
-		return nil
+		return s.volumesGone()
 	})
 	_ = env.kube.CoreV1().Namespaces().Delete(s.ctx, s.namespace, metav1.DeleteOptions{})
+}
+
+// volumesGone fails while a dynamic volume of the namespace is being deleted:
+// that needs the file system, which goes next.
+func (s *scene) volumesGone() error {
+	volumes, err := env.kube.CoreV1().PersistentVolumes().List(s.ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, volume := range volumes.Items {
+		claim := volume.Spec.ClaimRef
+		if claim != nil && claim.Namespace == s.namespace && volume.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
+			return fmt.Errorf("volume %s is %s", volume.Name, volume.Status.Phase)
+		}
+	}
+	return nil
 }
 
 func errOr(err error) error {
@@ -129,13 +147,36 @@ func (s *scene) sqlite() fileSystem {
 	})
 }
 
-// redis is a file system that several nodes may use at one time.
+// redis is a file system that several nodes may use at one time. It takes the
+// whole database of that number.
 func (s *scene) redis(database int) fileSystem {
+	s.Helper()
+	redisCommands(s.T, fmt.Sprintf("SELECT %d", database), "FLUSHDB")
 	name := "fs-" + rand.String(6)
 	return s.fileSystem(name, map[string]string{
-		"name": name, "metaurl": fmt.Sprintf("redis://10.77.0.1:6379/%d", database),
+		"name": name, "metaurl": fmt.Sprintf("redis://%s/%d", devcluster.RedisAddress, database),
 		"storage": "file", "bucket": env.dataDir + "/" + name + "/",
 	})
+}
+
+// redisCommands speaks to the cluster's Redis; every command must be answered
+// with OK.
+func redisCommands(t *testing.T, commands ...string) {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", devcluster.RedisAddress, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	answers := bufio.NewScanner(conn)
+	for _, command := range commands {
+		if _, err := fmt.Fprint(conn, command+"\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if !answers.Scan() || answers.Text() != "+OK" {
+			t.Fatalf("redis answers %q to %s (%v)", answers.Text(), command, answers.Err())
+		}
+	}
 }
 
 func (s *scene) fileSystem(name string, secret map[string]string) fileSystem {
