@@ -16,6 +16,7 @@ const (
 	Keys       = "keys"
 	Leader     = "leader"
 	Lease      = "lease"
+	Message    = "message"
 	Method     = "method"
 	MountID    = "mount_id"
 	MountPath  = "mount_path"

@@ -64,23 +64,33 @@ func (p Process) AwaitEnd(ctx context.Context, patience time.Duration) error {
 	}
 	defer func() { _ = unix.Close(pidfd) }()
 	if ticks, err := startTicks(p.PID); err != nil || ticks != p.StartTicks {
-		return nil //nolint:nilerr // It is gone, or its number belongs to another process.
+		return nil // It is gone, or its number belongs to another process.
 	}
-	gentle := time.Now().Add(patience)
-	for killed := false; ; {
-		if ended(pidfd) {
-			return nil
-		}
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("jfs-launch (process %d) does not end: %w", p.PID, err)
-		}
-		if !killed && time.Now().After(gentle) {
-			killed = true
-			if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("kill process %d: %w", p.PID, err)
-			}
+	gentle, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if awaitEnd(gentle, pidfd) {
+		return nil
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("wait for the end of jfs-launch (process %d): %w", p.PID, err)
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.PID, err)
+	}
+	if !awaitEnd(ctx, pidfd) {
+		return fmt.Errorf("jfs-launch (process %d) does not end: %w", p.PID, ctx.Err())
+	}
+	return nil
+}
+
+// awaitEnd returns false when ctx ends before the process does.
+func awaitEnd(ctx context.Context, pidfd int) bool {
+	for !ended(pidfd) {
+		if ctx.Err() != nil {
+			return false
 		}
 	}
+	return true
 }
 
 // ended waits up to pollStep for the end of a process.

@@ -111,7 +111,7 @@ func greet(ctx context.Context, conn *fdpass.Conn, uid uint32) (*Session, error)
 		conn: conn, hello: hello, process: process, events: make(chan *launchv1.Event, eventBacklog),
 		done: make(chan struct{}), waiting: make(map[uint64]chan reply),
 	}
-	go s.receive()
+	go s.receive() //nolint:gosec,contextcheck // The session outlives the call that begins it.
 	return s, nil
 }
 

@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 )
@@ -56,10 +57,8 @@ func States() []State {
 
 // Check fails with errdefs.ErrFailedPrecondition unless to may follow from.
 func Check(from, to State) error {
-	for _, next := range transitions()[from] {
-		if next == to {
-			return nil
-		}
+	if slices.Contains(transitions()[from], to) {
+		return nil
 	}
 	return fmt.Errorf("mount state %s cannot become %s: %w", from, to, errdefs.ErrFailedPrecondition)
 }

@@ -64,7 +64,7 @@ func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, erro
 	}
 	running, err := m.startIn(ctx, client, s)
 	if err != nil {
-		return nil, errors.Join(err, m.deletePod(client, 0))
+		return nil, errors.Join(err, m.deletePod(ctx, client))
 	}
 	return running, nil
 }
@@ -171,17 +171,17 @@ func startFailure(event *launchv1.Event) error {
 	return nil
 }
 
-// deleteTimeout bounds the deletion of a pod, which must not depend on the
-// context of a caller that has given up.
+// deleteTimeout bounds the deletion of a pod.
 const deleteTimeout = 15 * time.Second
 
-func (m *mount) deletePod(client store.Client, grace time.Duration) error {
+// deletePod deletes the pod at once, also for a caller that has given up.
+func (m *mount) deletePod(ctx context.Context, client store.Client) error {
 	if client.PodName == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
-	return m.manager.Pods.Delete(ctx, client.PodName, client.PodUID, grace)
+	return m.manager.Pods.Delete(ctx, client.PodName, client.PodUID, 0)
 }
 
 func targets(record store.Record) []string {

@@ -27,7 +27,7 @@ const (
 // everything open before the old one is told to stop, so that applications
 // wait only for the state to be passed on.
 func (m *mount) handOver(ctx context.Context) error {
-	if err := m.dropSuccessor(); err != nil {
+	if err := m.dropSuccessor(ctx); err != nil {
 		return err
 	}
 	if m.session == nil {
@@ -45,12 +45,12 @@ func (m *mount) handOver(ctx context.Context) error {
 }
 
 // dropSuccessor removes what an interrupted hand-over has left.
-func (m *mount) dropSuccessor() error {
+func (m *mount) dropSuccessor(ctx context.Context) error {
 	left := m.snapshot().Successor
 	if left == nil {
 		return nil
 	}
-	if err := m.deletePod(*left, 0); err != nil {
+	if err := m.deletePod(ctx, *left); err != nil {
 		return err
 	}
 	return m.update(func(r *store.Record) error { r.Successor = nil; return nil })
@@ -80,7 +80,7 @@ func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
 	}
 	if _, err := successor.await(ctx, true); err != nil {
 		successor.session.Close()
-		return nil, errors.Join(err, m.deletePod(successor.Client, 0))
+		return nil, errors.Join(err, m.deletePod(ctx, successor.Client))
 	}
 	return successor, nil
 }
@@ -108,10 +108,10 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 		// The old client serves on; its pod will be killed by kubelet, which
 		// is a recovery then.
 		successor.session.Close()
-		return errors.Join(err, m.dropSuccessor())
+		return errors.Join(err, m.dropSuccessor(ctx))
 	}
 	if err == nil {
-		err = m.letServe(ctx, successor, old.SessionID, state)
+		err = letServe(ctx, successor, old.SessionID, state)
 	}
 	if err != nil {
 		return m.rescue(ctx, successor, state, err)
@@ -124,7 +124,7 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 	if err := m.transition(lifecycle.Serving, "", ""); err != nil {
 		return err
 	}
-	return m.deletePod(old, 0)
+	return m.deletePod(ctx, old)
 }
 
 // letGo makes the old client stop at a request boundary and returns its state.
@@ -148,7 +148,7 @@ func (m *mount) letGo(ctx context.Context) (launcher.State, error) {
 	return state, clientfd.Resend(fuse)
 }
 
-func (m *mount) letServe(ctx context.Context, successor *runningClient, sessionID uint64, state launcher.State) error {
+func letServe(ctx context.Context, successor *runningClient, sessionID uint64, state launcher.State) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	if err := successor.session.Release(ctx, sessionID, state); err != nil {
@@ -164,7 +164,7 @@ func (m *mount) rescue(ctx context.Context, failed *runningClient, state launche
 	m.log.WarnContext(ctx, "successor does not serve", logkeys.Pod, failed.PodName, logkeys.Error, cause)
 	failed.session.Close()
 	m.closeSession()
-	if err := m.dropSuccessor(); err != nil {
+	if err := m.dropSuccessor(ctx); err != nil {
 		return err
 	}
 	if err := m.replaceClient(ctx, state); err != nil {

@@ -14,21 +14,10 @@ import (
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodetest"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
-func TestMain(m *testing.M) {
-	nodetest.Main()
-	if len(os.Args) > 1 && os.Args[1] == "probe" {
-		if err := probe.Main(os.Args[2:], os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { nodetest.Main(m) }
 
 // publish publishes volume name at a target of its own.
 func publish(t *testing.T, n *nodetest.Node, volume, target string) store.Record {
@@ -92,7 +81,7 @@ func nothingLeft(n *nodetest.Node, record store.Record) error {
 	}
 	for _, dir := range []string{"volume", "private"} {
 		if entries, err := os.ReadDir(filepath.Join(n.Dir, dir)); err != nil || len(entries) > 0 {
-			return fmt.Errorf("%s holds %v (%v)", dir, entries, err)
+			return errors.Join(fmt.Errorf("%s holds %v", dir, entries), err)
 		}
 	}
 	return nil

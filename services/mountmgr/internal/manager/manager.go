@@ -108,23 +108,23 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 		VolumeID: request.VolumeID, TargetPath: request.TargetPath, ReadOnly: request.ReadOnly,
 		AccessMode: request.AccessMode, Pod: request.Pod, Since: time.Now().UTC(),
 	}
-	served, err := m.acquire(request, reference)
+	served, err := m.acquire(request, reference) //nolint:contextcheck // A mount outlives the call that it is made for.
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	record, err := m.show(ctx, served.mount, reference)
+	record, err := show(ctx, served.mount, reference)
 	if err != nil && !served.repeated {
 		m.release(served.mount, request.TargetPath)
 	}
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	served.mirrorReferences(request.TargetPath)
+	served.mirrorReferences(ctx, request.TargetPath)
 	return record, served.created, nil
 }
 
 // show waits until the mount serves and attaches the target to it.
-func (m *Manager) show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
+func show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
 	record, err := served.awaitServing(ctx)
 	if err != nil {
 		return store.Record{}, err
@@ -283,7 +283,7 @@ func (m *Manager) adopt(made *mount) {
 
 // Unpublish detaches the target and drops its reference. It never waits for a
 // client. An unknown target is no error.
-func (m *Manager) Unpublish(_ context.Context, target string) error {
+func (m *Manager) Unpublish(ctx context.Context, target string) error {
 	if err := m.checkTarget(target); err != nil {
 		return err
 	}
@@ -304,7 +304,7 @@ func (m *Manager) Unpublish(_ context.Context, target string) error {
 	if err := held.dropReference(target); err != nil {
 		return err
 	}
-	held.mirrorReferences(target)
+	held.mirrorReferences(ctx, target)
 	return nil
 }
 

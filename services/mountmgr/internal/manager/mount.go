@@ -80,7 +80,7 @@ func (m *mount) run(ctx context.Context) {
 		}
 		if err := step(ctx); err != nil && ctx.Err() == nil {
 			m.log.ErrorContext(ctx, "step failed", logkeys.State, state, logkeys.Error, err)
-			m.pause(ctx, retryInterval)
+			pause(ctx, retryInterval)
 		}
 	}
 }
@@ -102,7 +102,7 @@ func (m *mount) steps() map[lifecycle.State]func(context.Context) error {
 
 func (m *mount) begin(context.Context) error { return m.transition(lifecycle.Starting, "", "") }
 
-func (m *mount) pause(ctx context.Context, d time.Duration) {
+func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -124,7 +124,7 @@ func (m *mount) transition(to lifecycle.State, reason, message string) error {
 		if err := lifecycle.Check(r.State, to); err != nil {
 			return err
 		}
-		m.log.Info("state", logkeys.State, string(to), logkeys.Reason, reason, "message", message)
+		m.log.Info("state", logkeys.State, string(to), logkeys.Reason, reason, logkeys.Message, message)
 		r.State, r.StateSince, r.Reason, r.Message = to, time.Now().UTC(), reason, message
 		return nil
 	})
@@ -240,7 +240,7 @@ const mirrorTimeout = 30 * time.Second
 // mirrorReferences copies one target's reference to the mount pod, where
 // people and other tools look for it. It does not block: the store is the
 // truth.
-func (m *mount) mirrorReferences(target string) {
+func (m *mount) mirrorReferences(ctx context.Context, target string) {
 	record := m.snapshot()
 	if record.Client.PodName == "" {
 		return
@@ -255,11 +255,11 @@ func (m *mount) mirrorReferences(target string) {
 		return // The pod goes.
 	}
 	m.manager.running.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), mirrorTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mirrorTimeout)
 		defer cancel()
 		err := m.manager.Pods.Annotate(ctx, record.Client.PodName, map[string]*string{mountpod.ReferenceKey(target): value})
 		if err != nil {
-			m.log.Warn("mirror reference", logkeys.TargetPath, target, logkeys.Error, err)
+			m.log.WarnContext(ctx, "mirror reference", logkeys.TargetPath, target, logkeys.Error, err)
 		}
 	})
 }

@@ -49,7 +49,7 @@ func (m *mount) recover(ctx context.Context) error {
 			return m.transition(lifecycle.Lost, "RecoveryFailed", err.Error())
 		}
 		m.log.WarnContext(ctx, "client not replaced yet", logkeys.Error, err)
-		m.pause(recoverCtx, retryInterval)
+		pause(recoverCtx, retryInterval)
 	}
 }
 
@@ -104,13 +104,13 @@ func (m *mount) replaceClient(ctx context.Context, state launcher.State) error {
 	}
 	if _, err := client.await(ctx, false); err != nil {
 		client.session.Close()
-		return errors.Join(err, m.deletePod(client.Client, 0))
+		return errors.Join(err, m.deletePod(ctx, client.Client))
 	}
 	m.setSession(client.session)
 	if err := m.identify(ctx, client.Client); err != nil {
 		return err
 	}
-	return m.deletePod(old, 0)
+	return m.deletePod(ctx, old)
 }
 
 // abandon ends a connection that nobody can serve any more, so that whoever
@@ -154,9 +154,9 @@ func (m *mount) drain(ctx context.Context) error {
 	}
 	vaultCtx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
-	err := errors.Join(m.manager.Vault.Remove(vaultCtx, m.id), m.deletePod(record.Client, 0))
+	err := errors.Join(m.manager.Vault.Remove(vaultCtx, m.id), m.deletePod(ctx, record.Client))
 	if record.Successor != nil {
-		err = errors.Join(err, m.deletePod(*record.Successor, 0))
+		err = errors.Join(err, m.deletePod(ctx, *record.Successor))
 	}
 	if err == nil {
 		err = m.manager.Secrets.Delete(m.id)

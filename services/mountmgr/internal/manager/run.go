@@ -30,7 +30,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	}()
 	err := <-failed
 	cancel()
-	<-failed
+	err = errors.Join(err, <-failed)
 	m.awaitMounts()
 	return err
 }
@@ -75,7 +75,7 @@ func (m *Manager) resume(ctx context.Context) error {
 	}
 	for _, record := range records {
 		if kept[record.ID] {
-			m.adopt(newMount(m, record))
+			m.adopt(newMount(m, record)) //nolint:contextcheck // It takes the lifetime that was just set.
 		}
 	}
 	return nil

@@ -36,7 +36,7 @@ func (m *mount) start(ctx context.Context) error {
 	defer cancel()
 	settings, err := m.settings()
 	for attempt := 0; err == nil; attempt++ {
-		if err = m.undoStart(); err != nil {
+		if err = m.undoStart(ctx); err != nil {
 			break
 		}
 		err = m.startOnce(startCtx, settings, attempt == initAttempts-1)
@@ -142,15 +142,15 @@ func (m *mount) recordServing(client store.Client, told probe.Client) error {
 }
 
 // undoStart takes away what an earlier attempt has left; nobody uses it.
-func (m *mount) undoStart() error {
+func (m *mount) undoStart(ctx context.Context) error {
 	record := m.snapshot()
 	m.closeSession()
-	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
 	err := errors.Join(
 		kernelmount.Remove(record.MountPath),
 		m.manager.Vault.Remove(ctx, m.id),
-		m.deletePod(record.Client, 0),
+		m.deletePod(ctx, record.Client),
 	)
 	if err != nil {
 		return fmt.Errorf("clear an earlier start: %w", err)
@@ -162,8 +162,8 @@ func (m *mount) undoStart() error {
 }
 
 // discard takes away a mount that never served.
-func (m *mount) discard(context.Context) error {
-	if err := m.undoStart(); err != nil {
+func (m *mount) discard(ctx context.Context) error {
+	if err := m.undoStart(ctx); err != nil {
 		return err
 	}
 	if err := m.manager.Secrets.Delete(m.id); err != nil {

@@ -89,7 +89,9 @@ func (w *writer) awaitMore(t *testing.T, count int64) {
 func (w *writer) stopAndCheck(t *testing.T, n *nodetest.Node) {
 	t.Helper()
 	_ = w.cmd.Process.Kill()
-	<-w.ended
+	if err := <-w.ended; err == nil {
+		t.Error("the writer ended by itself")
+	}
 	acked := w.acked.Load()
 	text, err := n.Command("cat", w.path)
 	if err != nil {

@@ -34,7 +34,7 @@ type Kubelet struct {
 	// Dir is the kubelet directory: pods/<uid>/volumes/...
 	Dir string
 
-	t    testing.TB
+	tb   testing.TB
 	bin  map[string]string
 	log  *os.File
 	uids atomic.Int64
@@ -45,16 +45,16 @@ type Kubelet struct {
 
 // NewKubelet starts a kubelet on dir. juicefs maps image names to the client
 // binary that the image holds. It stops with the test.
-func NewKubelet(t testing.TB, dir string, juicefs map[string]string) *Kubelet {
-	t.Helper()
+func NewKubelet(tb testing.TB, dir string, juicefs map[string]string) *Kubelet {
+	tb.Helper()
 	log, err := os.OpenFile(filepath.Join(dir, "pods.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	k := &Kubelet{Client: fake.NewClientset(), Dir: dir, t: t, bin: juicefs, log: log, pods: make(map[string]*exec.Cmd)}
+	k := &Kubelet{Client: fake.NewClientset(), Dir: dir, tb: tb, bin: juicefs, log: log, pods: make(map[string]*exec.Cmd)}
 	k.Client.PrependReactor("create", "pods", k.create)
 	k.Client.PrependReactor("delete", "pods", k.deleteGracefully)
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		k.killAll()
 		_ = log.Close()
 	})
@@ -117,14 +117,14 @@ func (k *Kubelet) terminate(pod *corev1.Pod, grace time.Duration) {
 	k.kill(string(pod.UID))
 	err := k.Client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
 	if err != nil && !apierrors.IsNotFound(err) {
-		fmt.Fprintln(k.log, "delete pod:", err)
+		k.say("delete pod:", err)
 	}
 }
 
 // run makes the pod's root file system and starts its container.
 func (k *Kubelet) run(pod *corev1.Pod) {
 	if err := k.start(pod); err != nil {
-		fmt.Fprintln(k.log, "run pod", pod.Name, ":", err)
+		k.say("run pod", pod.Name, ":", err)
 		k.fail(pod, err)
 	}
 }
@@ -160,14 +160,14 @@ func (k *Kubelet) start(pod *corev1.Pod) error {
 func (k *Kubelet) rootFS(pod *corev1.Pod, client string) (string, error) {
 	podDir := filepath.Join(k.Dir, "pods", string(pod.UID))
 	root := filepath.Join(podDir, "root")
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := os.MkdirAll(root, 0o755); err != nil { //nolint:gosec // as in an image
 		return "", err
 	}
 	if err := unix.Mount("tmpfs", root, "tmpfs", 0, ""); err != nil {
 		return "", fmt.Errorf("mount root of pod %s: %w", pod.Name, err)
 	}
 	for _, dir := range []string{"tmp", "dev", "proc", "root", "usr/local/bin", "usr/bin", "bin"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil { //nolint:gosec // as in an image
 			return "", err
 		}
 	}
@@ -180,10 +180,10 @@ func (k *Kubelet) rootFS(pod *corev1.Pod, client string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return root, k.volumes(pod, podDir, root)
+	return root, volumes(pod, podDir, root)
 }
 
-func (k *Kubelet) volumes(pod *corev1.Pod, podDir, root string) error {
+func volumes(pod *corev1.Pod, podDir, root string) error {
 	sources := make(map[string]string)
 	for _, volume := range pod.Spec.Volumes {
 		if volume.HostPath != nil {
@@ -194,7 +194,7 @@ func (k *Kubelet) volumes(pod *corev1.Pod, podDir, root string) error {
 	}
 	for _, mount := range pod.Spec.Containers[0].VolumeMounts {
 		source := sources[mount.Name]
-		if err := os.MkdirAll(source, 0o777); err != nil {
+		if err := os.MkdirAll(source, 0o777); err != nil { //nolint:gosec // as kubelet does
 			return err
 		}
 		if err := bind(source, filepath.Join(root, mount.MountPath), mount.ReadOnly); err != nil {
@@ -214,8 +214,12 @@ func (k *Kubelet) fail(pod *corev1.Pod, cause error) {
 	}}
 	err := k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), failed, failed.Namespace)
 	if err != nil && !apierrors.IsNotFound(err) {
-		fmt.Fprintln(k.log, "report pod:", err)
+		k.say("report pod:", err)
 	}
+}
+
+func (k *Kubelet) say(words ...any) {
+	_, _ = fmt.Fprintln(k.log, words...) // Only people read it, after a failure.
 }
 
 // Running tells whether the container of a pod runs.
@@ -244,7 +248,7 @@ func (k *Kubelet) Signal(uid string, signal syscall.Signal) {
 
 // Kill ends a pod at once and returns when all its processes are gone.
 func (k *Kubelet) Kill(uid string) {
-	k.t.Helper()
+	k.tb.Helper()
 	k.kill(uid)
 	deadline := time.NewTimer(10 * time.Second)
 	defer deadline.Stop()
@@ -253,7 +257,7 @@ func (k *Kubelet) Kill(uid string) {
 	for k.Running(uid) {
 		select {
 		case <-deadline.C:
-			k.t.Fatalf("pod %s does not end", uid)
+			k.tb.Fatalf("pod %s does not end", uid)
 		case <-ticker.C:
 		}
 	}

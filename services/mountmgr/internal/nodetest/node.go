@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/juicefs-csi/driver/libs/fdpass"
+	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
@@ -35,7 +36,7 @@ type Node struct {
 	// Manager is the running mount manager; Restart replaces it.
 	Manager *manager.Manager
 
-	t           testing.TB
+	tb          testing.TB
 	log         *slog.Logger
 	stopManager func()
 	stopVault   func()
@@ -43,31 +44,31 @@ type Node struct {
 
 // NewNode starts a node. It needs the programs and clients that `make client`
 // and Programs provide, and takes everything away with the test.
-func NewNode(t testing.TB) *Node {
-	t.Helper()
-	dir := scratch(t)
+func NewNode(tb testing.TB) *Node {
+	tb.Helper()
+	dir := scratch(tb)
 	logFile, err := os.Create(filepath.Join(dir, "node.log"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	n := &Node{Dir: dir, t: t, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	n := &Node{Dir: dir, tb: tb, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
-		if err := os.MkdirAll(n.path(sub), 0o755); err != nil {
-			t.Fatal(err)
+		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node
+			tb.Fatal(err)
 		}
 	}
 	n.installLauncher()
 	if err := kernelmount.MountConnections(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	n.Kubelet = NewKubelet(t, n.path("kubelet"), clients(t))
+	n.Kubelet = NewKubelet(tb, n.path("kubelet"), clients(tb))
 	n.StartVault()
 	n.StartManager()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		n.StopManager()
 		n.StopVault()
 		n.removeMounts()
-		if t.Failed() {
+		if tb.Failed() {
 			n.showLogs()
 		}
 	})
@@ -75,12 +76,13 @@ func NewNode(t testing.TB) *Node {
 }
 
 // scratch is a directory on a tmpfs, apart from /tmp, which pods hide.
-func scratch(t testing.TB) string {
-	dir, err := os.MkdirTemp("/dev/shm", "node")
+func scratch(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "node") //nolint:usetesting // see above
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
 
@@ -93,10 +95,10 @@ func (n *Node) KubeletDir() string { return n.path("kubelet") }
 
 // Target is a target path as kubelet would choose it; its parent exists.
 func (n *Node) Target(name string) string {
-	n.t.Helper()
+	n.tb.Helper()
 	dir := n.path("kubelet", "pods", "app-"+name, "volumes", "kubernetes.io~csi", name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		n.t.Fatal(err)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as kubelet does
+		n.tb.Fatal(err)
 	}
 	return filepath.Join(dir, "mount")
 }
@@ -115,31 +117,32 @@ func (n *Node) Attributes() map[string]string {
 }
 
 func (n *Node) installLauncher() {
-	n.t.Helper()
+	n.tb.Helper()
 	program := n.path("launcher", "jfs-launch")
-	build := exec.Command("go", "build", "-o", program, "github.com/juicefs-csi/driver/services/mountmgr/cmd/jfs-launch")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	const source = "github.com/juicefs-csi/driver/services/mountmgr/cmd/jfs-launch"
+	build := exec.CommandContext(n.tb.Context(), "go", "build", "-o", program, source)
+	build.Env = append(build.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
-		n.t.Fatalf("build jfs-launch: %v\n%s", err, output)
+		n.tb.Fatalf("build jfs-launch: %v\n%s", err, output)
 	}
 }
 
 // clients are the JuiceFS clients by image.
-func clients(t testing.TB) map[string]string {
-	t.Helper()
-	cache := os.Getenv("JUICEFS_CSI_CACHE")
+func clients(tb testing.TB) map[string]string {
+	tb.Helper()
+	cache := os.Getenv("JUICEFS_CSI_CACHE") //nolint:forbidigo // tests are told by the environment where things are
 	if cache == "" {
 		home, err := os.UserCacheDir()
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		cache = filepath.Join(home, "juicefs-csi")
 	}
 	found := make(map[string]string)
 	for _, version := range []string{"1.3.1", "1.4.2"} {
 		path := filepath.Join(cache, "juicefs", version, "juicefs")
-		if _, err := os.Stat(path); err != nil {
-			t.Fatalf("JuiceFS client %s is not there: run `make client` first: %v", version, err)
+		if _, err := os.Stat(path); err != nil { //nolint:gosec // that is what the variable is for
+			tb.Fatalf("JuiceFS client %s is not there: run `make client` first: %v", version, err)
 		}
 		found["mount:ce-v"+version] = path
 	}
@@ -148,18 +151,18 @@ func clients(t testing.TB) map[string]string {
 
 // StartVault starts a vault that holds nothing.
 func (n *Node) StartVault() {
-	n.t.Helper()
+	n.tb.Helper()
 	listener, err := fdpass.Listen(n.path("vault.sock"), 0o600)
 	if err != nil {
-		n.t.Fatal(err)
+		n.tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	held := vault.New()
 	go func() {
 		defer close(done)
-		if err := vault.NewServer(held, n.log.With("part", "vault")).Serve(ctx, listener); err != nil {
-			n.log.Error("vault", "error", err)
+		if err := vault.NewServer(held, n.log.With(logkeys.Server, "vault")).Serve(ctx, listener); err != nil {
+			n.log.Error("vault", logkeys.Error, err)
 		}
 	}()
 	n.stopVault = func() {
@@ -176,14 +179,14 @@ func (n *Node) StopVault() { n.stopVault() }
 
 // StartManager starts a mount manager on what is stored.
 func (n *Node) StartManager() {
-	n.t.Helper()
+	n.tb.Helper()
 	records, err := store.Open(n.path("state"))
 	if err != nil {
-		n.t.Fatal(err)
+		n.tb.Fatal(err)
 	}
 	secrets, err := store.OpenSecrets(n.path("private"))
 	if err != nil {
-		n.t.Fatal(err)
+		n.tb.Fatal(err)
 	}
 	n.Manager = manager.New(n.options(), manager.Parts{
 		Store: records, Secrets: secrets, Log: n.log,
@@ -196,7 +199,7 @@ func (n *Node) StartManager() {
 	go func() {
 		defer close(done)
 		if err := n.Manager.Run(ctx); err != nil && ctx.Err() == nil {
-			n.log.Error("manager", "error", err)
+			n.log.Error("manager", logkeys.Error, err)
 		}
 	}()
 	n.stopManager = func() {
@@ -213,11 +216,11 @@ func (n *Node) StopManager() { n.stopManager() }
 func (n *Node) options() manager.Options {
 	bootID, err := manager.BootID()
 	if err != nil {
-		n.t.Fatal(err)
+		n.tb.Fatal(err)
 	}
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		n.t.Fatal(err)
+		n.tb.Fatal(err)
 	}
 	return manager.Options{
 		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
@@ -231,7 +234,7 @@ func (n *Node) options() manager.Options {
 
 // Eventually waits up to 60 s for check to succeed.
 func (n *Node) Eventually(what string, check func() error) {
-	n.t.Helper()
+	n.tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
@@ -243,7 +246,7 @@ func (n *Node) Eventually(what string, check func() error) {
 		}
 		select {
 		case <-ctx.Done():
-			n.t.Fatalf("%s: not after 60 s: %v", what, err)
+			n.tb.Fatalf("%s: not after 60 s: %v", what, err)
 		case <-ticker.C:
 		}
 	}
@@ -251,7 +254,7 @@ func (n *Node) Eventually(what string, check func() error) {
 
 // Command runs a program that may touch mounts, which the test's own process
 // must not, for at most 60 s.
-func (n *Node) Command(name string, args ...string) (string, error) {
+func (*Node) Command(name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	output, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
@@ -274,7 +277,7 @@ func (n *Node) removeMounts() {
 func (n *Node) showLogs() {
 	for _, name := range []string{"node.log", "kubelet/pods.log"} {
 		text, _ := os.ReadFile(n.path(name))
-		n.t.Logf("%s:\n%s", name, text)
+		n.tb.Logf("%s:\n%s", name, text)
 	}
 }
 

@@ -11,10 +11,12 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/juicefs-csi/driver/libs/mountinfo"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 )
 
 // podEnv marks a process that is to become a pod; its value is the directory
@@ -24,16 +26,23 @@ const podEnv = "NODETEST_POD_ROOT"
 // lastCapability is beyond every capability that kernels know.
 const lastCapability = 63
 
-// Main must be called first in TestMain: it turns the process into a pod when
-// it was started as one, and does not return then.
-func Main() {
-	root, isPod := os.LookupEnv(podEnv)
-	if !isPod {
-		return
+// Main is all of TestMain: it runs the tests, unless the process was started to
+// be a pod or a probe.
+func Main(m *testing.M) {
+	var err error
+	root, isPod := os.LookupEnv(podEnv) //nolint:forbidigo // this is main
+	switch {
+	case isPod:
+		err = becomePod(root)
+	case len(os.Args) > 1 && os.Args[1] == "probe":
+		err = probe.Main(os.Args[2:], os.Stdout)
+	default:
+		os.Exit(m.Run()) //nolint:forbidigo,revive // this is main
 	}
-	err := becomePod(root)
-	fmt.Fprintln(os.Stderr, "pod:", err)
-	os.Exit(1)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1) //nolint:forbidigo,revive // this is main
+	}
 }
 
 // becomePod runs in new mount and pid namespaces. It gives up every privilege
@@ -63,7 +72,7 @@ func becomePod(root string) error {
 // startPod starts argv as PID 1 of a pod whose root file system is root, with
 // its own pid and mount namespaces. The mounts below root are the caller's.
 func startPod(root string, argv []string, log *os.File) (*exec.Cmd, error) {
-	cmd := exec.Command("/proc/self/exe", argv...)
+	cmd := exec.Command("/proc/self/exe", argv...) //nolint:noctx // a pod lives until it is killed
 	cmd.Env = []string{podEnv + "=" + root}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -84,9 +93,9 @@ func bind(source, target string, readOnly bool) error {
 		return err
 	}
 	if info.IsDir() {
-		err = os.MkdirAll(target, 0o755)
+		err = os.MkdirAll(target, 0o755) //nolint:gosec // as in a container
 	} else {
-		err = os.WriteFile(target, nil, 0o755)
+		err = os.WriteFile(target, nil, 0o755) //nolint:gosec // as in a container
 	}
 	if err != nil {
 		return err

@@ -83,7 +83,7 @@ func (p *Prober) run(ctx context.Context, result any, question, path string) err
 		return fmt.Errorf("probe %s: %d probes wait for file systems that do not answer: %w", path, outstanding, errdefs.ErrUnavailable)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(p.executable, "probe", question, path)
+	cmd := exec.CommandContext(ctx, p.executable, "probe", question, path)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		<-p.slots
@@ -95,17 +95,17 @@ func (p *Prober) run(ctx context.Context, result any, question, path string) err
 		<-p.slots
 	}()
 	select {
-	case <-ctx.Done():
-		_ = cmd.Process.Kill() // It may wait in the kernel and not end yet: nobody waits for it.
-		return fmt.Errorf("file system at %s does not answer: %w", path, context.DeadlineExceeded)
+	case <-ctx.Done(): // It is killed, but may wait in the kernel and not end yet: nobody waits for it.
 	case err := <-done:
-		return decode(err, path, stdout.Bytes(), stderr.String(), result)
+		if ctx.Err() == nil {
+			return decode(err, path, stdout.Bytes(), stderr.String(), result)
+		}
 	}
+	return fmt.Errorf("file system at %s does not answer: %w", path, context.DeadlineExceeded)
 }
 
 func decode(err error, path string, stdout []byte, stderr string, result any) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if _, failed := errors.AsType[*exec.ExitError](err); failed {
 		return fmt.Errorf("probe %s: %s: %w", path, strings.TrimSpace(stderr), errdefs.ErrUnavailable)
 	}
 	if err != nil {

@@ -11,21 +11,10 @@ import (
 	"github.com/juicefs-csi/driver/libs/mountmgrtest"
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodetest"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/server"
 )
 
-func TestMain(m *testing.M) {
-	nodetest.Main()
-	if len(os.Args) > 1 && os.Args[1] == "probe" {
-		if err := probe.Main(os.Args[2:], os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { nodetest.Main(m) }
 
 func TestTheMountManagerPassesTheSuite(t *testing.T) {
 	n := nodetest.NewNode(t)

@@ -96,7 +96,9 @@ func podOf(request *mountmgrv1.PublishVolumeRequest) store.Pod {
 }
 
 // UnpublishVolume detaches a target.
-func (s *Server) UnpublishVolume(ctx context.Context, request *mountmgrv1.UnpublishVolumeRequest) (*mountmgrv1.UnpublishVolumeResponse, error) {
+func (s *Server) UnpublishVolume(
+	ctx context.Context, request *mountmgrv1.UnpublishVolumeRequest,
+) (*mountmgrv1.UnpublishVolumeResponse, error) {
 	if request.GetVolumeId() == "" {
 		return nil, fmt.Errorf("volume_id is empty: %w", errdefs.ErrInvalidArgument)
 	}
@@ -108,7 +110,9 @@ func (s *Server) UnpublishVolume(ctx context.Context, request *mountmgrv1.Unpubl
 
 // GetVolumeStats reads usage; a client that does not answer is an abnormal
 // volume, not a failed call.
-func (s *Server) GetVolumeStats(ctx context.Context, request *mountmgrv1.GetVolumeStatsRequest) (*mountmgrv1.GetVolumeStatsResponse, error) {
+func (s *Server) GetVolumeStats(
+	ctx context.Context, request *mountmgrv1.GetVolumeStatsRequest,
+) (*mountmgrv1.GetVolumeStatsResponse, error) {
 	switch {
 	case request.GetVolumeId() == "":
 		return nil, fmt.Errorf("volume_id is empty: %w", errdefs.ErrInvalidArgument)

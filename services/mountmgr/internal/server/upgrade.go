@@ -10,7 +10,7 @@ import (
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
 )
 
-// errUpgrades is what this release answers for a mount that it knows.
+// upgradable is what this release answers for a mount that it knows.
 func (s *Server) upgradable(mountID string) error {
 	if _, err := s.manager.Get(mountID); err != nil {
 		return err
@@ -25,7 +25,9 @@ func (s *Server) PlanUpgrade(_ context.Context, request *mountmgrv1.PlanUpgradeR
 }
 
 // UpgradeMount is not there yet.
-func (s *Server) UpgradeMount(request *mountmgrv1.UpgradeMountRequest, _ grpc.ServerStreamingServer[mountmgrv1.UpgradeMountResponse]) error {
+func (s *Server) UpgradeMount(
+	request *mountmgrv1.UpgradeMountRequest, _ grpc.ServerStreamingServer[mountmgrv1.UpgradeMountResponse],
+) error {
 	return s.upgradable(request.GetMountId())
 }
 

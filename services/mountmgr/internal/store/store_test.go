@@ -96,7 +96,7 @@ func TestANewerSchemaIsRefused(t *testing.T) {
 }
 
 func TestSecrets(t *testing.T) {
-	dir, err := os.MkdirTemp("/dev/shm", "secrets")
+	dir, err := os.MkdirTemp("/dev/shm", "secrets") //nolint:usetesting // a tmpfs
 	if err != nil {
 		t.Fatal(err)
 	}
