@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/juicefs-csi/driver/test/devcluster"
+	"github.com/juicefs-csi/driver/test/local"
+)
+
+const (
+	loadImageName = "juicefs-csi/bench-load:v1"
+	secretName    = "file-system"
+	driverName    = "csi.juicefs.com"
+	mountPods     = "app.kubernetes.io/name=juicefs-mount"
+	// metadataNumber is the database of the cluster's Redis that is used.
+	metadataNumber = "7"
+)
+
+// loadImage builds the program of the application pods into an image of its
+// own and loads it onto the node.
+func (b *bench) loadImage(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "juicefs-bench-")
+	if err != nil {
+		return fmt.Errorf("build the load: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	program, archive := filepath.Join(dir, "load"), filepath.Join(dir, "load.tar")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "./test/bench/load")
+	build.Dir, build.Env = b.tree.Root, append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the load: %w: %s", err, bytes.TrimSpace(output))
+	}
+	var image bytes.Buffer
+	if err := (devcluster.Image{Name: loadImageName, Files: map[string]string{"/load": program}, Dirs: []string{"/data"}}).Write(&image); err != nil {
+		return err
+	}
+	if err := os.WriteFile(archive, image.Bytes(), 0o600); err != nil {
+		return fmt.Errorf("build the load: %w", err)
+	}
+	return b.cluster.LoadImage(ctx, archive, node)
+}
+
+// fileSystem makes the Secret of a file system with metadata in Redis and data
+// on the machine's disk. All volumes are of this file system, each with a
+// mount of its own.
+func (b *bench) fileSystem(ctx context.Context) error {
+	if err := clearMetadata(ctx); err != nil {
+		return err
+	}
+	_, err := b.kube.CoreV1().Secrets(b.namespace).Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: secretName},
+		StringData: map[string]string{
+			"name": b.namespace, "metaurl": "redis://" + devcluster.RedisAddress + "/" + metadataNumber,
+			"storage": "file", "bucket": b.dataDir + "/",
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make secret: %w", err)
+	}
+	return nil
+}
+
+// clearMetadata removes what an earlier run on this cluster has left in Redis.
+func clearMetadata(ctx context.Context) error {
+	connection, err := new(net.Dialer).DialContext(ctx, "tcp", devcluster.RedisAddress)
+	if err != nil {
+		return fmt.Errorf("connect to Redis: %w", err)
+	}
+	defer func() { _ = connection.Close() }()
+	if _, err := fmt.Fprintf(connection, "SELECT %s\r\nFLUSHDB\r\n", metadataNumber); err != nil {
+		return fmt.Errorf("clear metadata: %w", err)
+	}
+	answers := bufio.NewReader(connection)
+	for range 2 {
+		answer, err := answers.ReadString('\n')
+		if err == nil && answer != "+OK\r\n" {
+			err = errors.New(strings.TrimSpace(answer))
+		}
+		if err != nil {
+			return fmt.Errorf("clear metadata: %w", err)
+		}
+	}
+	return nil
+}
+
+// volume makes a PersistentVolume by hand and a claim of the same name, and
+// waits until they are bound.
+func (b *bench) volume(ctx context.Context, name string) error {
+	capacity := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Ti")}
+	modes, class := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}, ""
+	_, err := b.kube.CoreV1().PersistentVolumes().Create(ctx, &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: b.volumeID(name), Labels: map[string]string{"bench": b.namespace}},
+		Spec: corev1.PersistentVolumeSpec{
+			Capacity: capacity, AccessModes: modes, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
+				Driver: driverName, VolumeHandle: b.volumeID(name), FSType: "juicefs",
+				VolumeAttributes:     map[string]string{"juicefs/host-path": b.dataDir},
+				NodePublishSecretRef: &corev1.SecretReference{Name: secretName, Namespace: b.namespace},
+			}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make volume: %w", err)
+	}
+	claims := b.kube.CoreV1().PersistentVolumeClaims(b.namespace)
+	_, err = claims.Create(ctx, &corev1.PersistentVolumeClaim{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: &class, VolumeName: b.volumeID(name), AccessModes: modes,
+			Resources: corev1.VolumeResourceRequirements{Requests: capacity},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make claim: %w", err)
+	}
+	return until(ctx, "claim "+name+" is bound", func() error {
+		claim, err := claims.Get(ctx, name, metav1.GetOptions{})
+		if err == nil && claim.Status.Phase != corev1.ClaimBound {
+			err = fmt.Errorf("it is %s", claim.Status.Phase)
+		}
+		return err
+	})
+}
+
+func (b *bench) volumeID(name string) string { return b.namespace + "-" + name }
+
+// startApp makes a pod, with a claim unless that is empty, and returns when its
+// process runs: just before the request to make the pod, and when the watch
+// showed it running.
+func (b *bench) startApp(ctx context.Context, name, claim string, args ...string) (created, running time.Time, err error) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			RestartPolicy: corev1.RestartPolicyNever,
+			NodeSelector:  map[string]string{corev1.LabelHostname: node},
+			Containers:    []corev1.Container{{Name: "app", Image: loadImageName, Command: append([]string{"/load"}, args...)}},
+		},
+	}
+	if claim != "" {
+		pod.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data"}}
+		pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
+		}}}
+	}
+	created, err = b.watchPod(ctx, name, func() error {
+		_, err := b.kube.CoreV1().Pods(b.namespace).Create(ctx, pod, metav1.CreateOptions{})
+		return err
+	}, func(event watch.Event) (bool, error) {
+		pod, ok := event.Object.(*corev1.Pod)
+		if !ok || pod.Status.Phase == corev1.PodFailed || event.Type == watch.Deleted {
+			return false, fmt.Errorf("pod %s did not start", name)
+		}
+		return pod.Status.Phase == corev1.PodRunning, nil
+	})
+	return created, time.Now(), err
+}
+
+// deleteApp deletes a pod and waits until it is gone.
+func (b *bench) deleteApp(ctx context.Context, name string) (deleted time.Time, err error) {
+	return b.watchPod(ctx, name, func() error {
+		return b.kube.CoreV1().Pods(b.namespace).Delete(ctx, name, metav1.DeleteOptions{})
+	}, func(event watch.Event) (bool, error) { return event.Type == watch.Deleted, nil })
+}
+
+// watchPod does something to a pod and waits for what follows. It returns when
+// it did it.
+func (b *bench) watchPod(ctx context.Context, name string, act func() error, done func(watch.Event) (bool, error)) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	events, err := b.kube.CoreV1().Pods(b.namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("watch pod %s: %w", name, err)
+	}
+	defer events.Stop()
+	began := time.Now()
+	if err := act(); err != nil {
+		return began, fmt.Errorf("pod %s: %w", name, err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return began, fmt.Errorf("wait for pod %s: %w", name, ctx.Err())
+		case event, open := <-events.ResultChan():
+			if !open {
+				return began, fmt.Errorf("wait for pod %s: the watch ended", name)
+			}
+			if ended, err := done(event); ended || err != nil {
+				return began, err
+			}
+		}
+	}
+}
+
+// stamp is the time that a pod's process printed as its first act.
+func (b *bench) stamp(ctx context.Context, pod string) (at time.Time, err error) {
+	err = until(ctx, "pod "+pod+" says when it began", func() error {
+		text, err := b.log(ctx, b.namespace, pod, "app")
+		if err != nil {
+			return err
+		}
+		nanos, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		at = time.Unix(0, nanos)
+		return err
+	})
+	return at, err
+}
+
+func (b *bench) log(ctx context.Context, namespace, pod, container string) ([]byte, error) {
+	text, err := b.kube.CoreV1().Pods(namespace).GetLogs(pod, &corev1.PodLogOptions{Container: container}).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read log of pod %s: %w", pod, err)
+	}
+	return text, nil
+}
+
+// deleteApps deletes all pods of the namespace and waits until they and the
+// mounts are gone.
+func (b *bench) deleteApps(ctx context.Context) error {
+	pods := b.kube.CoreV1().Pods(b.namespace)
+	if err := pods.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+		return fmt.Errorf("delete pods: %w", err)
+	}
+	err := until(ctx, "pods are gone", func() error {
+		list, err := pods.List(ctx, metav1.ListOptions{})
+		return remaining("pods", list.Items, err)
+	})
+	if err != nil {
+		return err
+	}
+	return until(ctx, "mount pods are gone", func() error {
+		list, err := b.kube.CoreV1().Pods(local.Namespace).List(ctx, metav1.ListOptions{LabelSelector: mountPods})
+		return remaining("mount pods", list.Items, err)
+	})
+}
+
+func remaining(what string, pods []corev1.Pod, err error) error {
+	if err == nil && len(pods) > 0 {
+		err = fmt.Errorf("%d %s are left", len(pods), what)
+	}
+	return err
+}
+
+// podOf is the pod of a service, on the node where everything is measured when
+// it has one there.
+func (b *bench) podOf(ctx context.Context, app string) (*corev1.Pod, error) {
+	list, err := b.kube.CoreV1().Pods(local.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+	if err != nil {
+		return nil, fmt.Errorf("find pod of %s: %w", app, err)
+	}
+	for i := range list.Items {
+		if list.Items[i].Spec.NodeName == node {
+			return &list.Items[i], nil
+		}
+	}
+	if len(list.Items) > 0 {
+		return &list.Items[0], nil
+	}
+	return nil, errors.New("no pod of " + app)
+}
