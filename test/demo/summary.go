@@ -29,7 +29,7 @@ volume       claim demo/shared; metadata in %[5]s, data below %[6]s
 pods         demo/writer on node-1, demo/reader on %[7]s
 
 == Look around
-export PATH=%[8]s:$PATH             # kubectl of this cluster, and kubectl-jfs
+export PATH=%[8]s:$PATH    # kubectl of this cluster, and kubectl-jfs
 kubectl -n demo get pods,pvc
 kubectl -n demo logs -f deployment/reader
 kubectl -n demo exec deployment/writer -- tail -n 2 /data/lines
@@ -91,6 +91,7 @@ func down(ctx context.Context, opts options, out io.Writer) error {
 	if err := os.Remove(kubectlPath(tree.Root)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove kubectl: %w", err)
 	}
-	fmt.Fprintf(out, "the demo is gone: the cluster, %s and bin/kubectl; builds and downloads stay in %s\n", dataDir, opts.cluster.CacheDir)
-	return nil
+	_, err = fmt.Fprintf(out, "the demo is gone: the cluster, %s and bin/kubectl; builds and downloads stay in %s\n",
+		dataDir, opts.cluster.CacheDir)
+	return err
 }

@@ -17,12 +17,18 @@ const (
 	patience = 2 * time.Minute
 )
 
+// placement is a narrow kubectl output that tells where pods are.
+const placement = "custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,STATUS:.status.phase"
+
 // lookAround shows what runs as a user would look at it.
 func (d *demo) lookAround(ctx context.Context) error {
-	if err := d.show(ctx, "-n", namespace, "get", "pods,pvc", "-o", "wide"); err != nil {
+	if err := d.show(ctx, "-n", namespace, "get", "pvc"); err != nil {
 		return err
 	}
-	if err := d.show(ctx, "-n", local.Namespace, "get", "pods", "-l", "app.kubernetes.io/name=juicefs-mount", "-o", "wide"); err != nil {
+	if err := d.show(ctx, "-n", namespace, "get", "pods", "-o", placement); err != nil {
+		return err
+	}
+	if err := d.showMountPods(ctx); err != nil {
 		return err
 	}
 	if err := d.watched(ctx, time.Now()); err != nil {
@@ -31,9 +37,21 @@ func (d *demo) lookAround(ctx context.Context) error {
 	return d.show(ctx, "-n", namespace, "logs", "deployment/reader", "--tail=3")
 }
 
-// watched waits until the writer has been running for a window since a time.
+func (d *demo) showMountPods(ctx context.Context) error {
+	return d.show(ctx, "-n", local.Namespace, "get", "pods", "-l", "app.kubernetes.io/name=juicefs-mount", "-o", placement)
+}
+
+// watched waits until the writer has been running for a window since a time,
+// and first does nothing, so that what it asks does not disturb the writer.
 func (d *demo) watched(ctx context.Context, since time.Time) error {
-	return d.wait(ctx, patience, "the writer writes", func(ctx context.Context) (bool, error) {
+	timer := time.NewTimer(time.Until(since.Add(window + time.Second)))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+	}
+	return wait(ctx, patience, "the writer writes", func(ctx context.Context) (bool, error) {
 		periods, err := d.periods(ctx)
 		return len(periods) > 0 && periods[len(periods)-1].at.Sub(since) > window, err
 	})
@@ -52,7 +70,7 @@ func (d *demo) mountPod(ctx context.Context) (string, error) {
 // takeMountPodAway deletes the writer's mount pod and tells what the writer
 // noticed of it.
 func (d *demo) takeMountPodAway(ctx context.Context) error {
-	d.title("The mount pod is deleted while the writer writes 200 lines a second")
+	d.title("The mount pod is deleted while the writer writes")
 	old, err := d.mountPod(ctx)
 	if err != nil {
 		return err
@@ -64,7 +82,7 @@ func (d *demo) takeMountPodAway(ctx context.Context) error {
 	if err := d.show(ctx, "-n", local.Namespace, "delete", "pod", old); err != nil {
 		return err
 	}
-	err = d.wait(ctx, patience, "another mount pod serves", func(ctx context.Context) (bool, error) {
+	err = wait(ctx, patience, "another mount pod serves", func(ctx context.Context) (bool, error) {
 		now, err := d.mountPod(ctx)
 		return now != "" && now != old, err
 	})
@@ -72,7 +90,7 @@ func (d *demo) takeMountPodAway(ctx context.Context) error {
 		return err
 	}
 	d.step("another mount pod serves")
-	if err := d.show(ctx, "-n", local.Namespace, "get", "pods", "-l", "app.kubernetes.io/name=juicefs-mount", "-o", "wide"); err != nil {
+	if err := d.showMountPods(ctx); err != nil {
 		return err
 	}
 	if err := d.watched(ctx, deleted); err != nil {
@@ -94,15 +112,19 @@ func (d *demo) compare(ctx context.Context, deleted time.Time) error {
 	}
 	before := slowest(periods, deleted.Add(-window), deleted)
 	after := slowest(periods, deleted, time.Now())
-	d.step("what the writer measured in its own system calls:")
-	fmt.Fprintf(d.out, "%9s%-34s %12s %12s\n", "", "", "longest write", "longest fsync")
-	fmt.Fprintf(d.out, "%9s%-34s %13s %13s\n", "", fmt.Sprintf("%s before the deletion", window), before.write, before.sync)
-	fmt.Fprintf(d.out, "%9s%-34s %13s %13s\n", "", fmt.Sprintf("%s since the deletion", after.at.Sub(deleted).Round(time.Second)), after.write, after.sync)
-	fmt.Fprintf(d.out, "%9sit ends with its first error; restarts of its pod: %s\n", "", restarts)
+	d.step("the writer's own measurements, a write of one line every 5 ms and an fsync every second:")
+	d.result("", "longest write", "longest fsync")
+	d.result(fmt.Sprintf("in the %s before the deletion", window), before.write, before.sync)
+	d.result(fmt.Sprintf("in the %s since the deletion", after.at.Sub(deleted).Round(time.Second)), after.write, after.sync)
+	d.result("errors (the first one would end it)", restarts, "")
 	if restarts != "0" {
 		return errors.New("the writer saw an error: see `bin/kubectl -n demo logs deployment/writer --previous`")
 	}
 	return nil
+}
+
+func (d *demo) result(name string, write, sync any) {
+	_, _ = fmt.Fprintf(d.out, "%9s%-36s %14v %14v\n", "", name, write, sync)
 }
 
 // replaceApplications deletes the application pods; the data stay.
@@ -115,7 +137,7 @@ func (d *demo) replaceApplications(ctx context.Context) error {
 		return err
 	}
 	// The new reader reads from the first line on.
-	err := d.wait(ctx, patience, "the reader reads", func(ctx context.Context) (bool, error) {
+	err := wait(ctx, patience, "the reader reads", func(ctx context.Context) (bool, error) {
 		log, err := d.ask(ctx, "-n", namespace, "logs", "deployment/reader", "--tail=1")
 		return strings.Contains(log, " line=") && !strings.Contains(log, " line=0 "), err
 	})

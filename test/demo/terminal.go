@@ -15,23 +15,30 @@ import (
 
 // title begins a part of the demo.
 func (d *demo) title(format string, args ...any) {
-	fmt.Fprintf(d.out, "\n== "+format+"\n", args...)
+	_, _ = fmt.Fprintf(d.out, "\n== "+format+"\n", args...)
 }
 
 // step tells what was done and when, as the cluster's own lines do.
 func (d *demo) step(format string, args ...any) {
-	fmt.Fprintf(d.out, "%6.1fs  %s\n", time.Since(d.start).Seconds(), fmt.Sprintf(format, args...))
+	_, _ = fmt.Fprintf(d.out, "%6.1fs  %s\n", time.Since(d.start).Seconds(), fmt.Sprintf(format, args...))
 }
 
 // command shows what a user would type.
 func (d *demo) command(argv ...string) {
-	fmt.Fprintf(d.out, "%6.1fs  $ %s\n", time.Since(d.start).Seconds(), strings.Join(argv, " "))
+	_, _ = fmt.Fprintf(d.out, "%6.1fs  $ %s\n", time.Since(d.start).Seconds(), strings.Join(argv, " "))
 }
 
 // show runs kubectl before the user's eyes.
 func (d *demo) show(ctx context.Context, args ...string) error {
 	d.command(append([]string{"kubectl"}, args...)...)
-	return d.kubectl(ctx, nil, indented{d.out}, args...)
+	return d.shown(ctx, nil, args...)
+}
+
+func (d *demo) shown(ctx context.Context, in io.Reader, args ...string) error {
+	var out bytes.Buffer
+	err := d.kubectl(ctx, in, &out, args...)
+	_, _ = io.WriteString(d.out, indent(out.String()))
+	return err
 }
 
 // ask runs kubectl and returns what it prints.
@@ -50,10 +57,10 @@ func (d *demo) kubectl(ctx context.Context, in io.Reader, out io.Writer, args ..
 }
 
 // wait calls done until it is true.
-func (d *demo) wait(ctx context.Context, limit time.Duration, what string, done func(context.Context) (bool, error)) error {
+func wait(ctx context.Context, limit time.Duration, what string, done func(context.Context) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	ticker := time.NewTicker(200 * time.Millisecond)
+	ticker := time.NewTicker(500 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		ok, err := done(ctx)
@@ -78,16 +85,13 @@ func (s steps) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// indented moves lines below the steps; kubectl writes whole lines.
-type indented struct{ io.Writer }
-
-func (i indented) Write(p []byte) (int, error) {
-	for line := range strings.Lines(string(p)) {
-		if _, err := fmt.Fprint(i.Writer, "         ", line); err != nil {
-			return 0, err
-		}
+// indent moves lines below the steps, and takes spaces off their ends.
+func indent(text string) string {
+	var result strings.Builder
+	for line := range strings.Lines(text) {
+		result.WriteString(strings.TrimRight("         "+line, " \n") + "\n")
 	}
-	return len(p), nil
+	return result.String()
 }
 
 // writeKubectl leaves a kubectl for people: the cluster's own, which knows the
@@ -98,7 +102,8 @@ func (d *demo) writeKubectl(ctx context.Context) error {
 		return err
 	}
 	d.kubectlPath = kubectlPath(d.tree.Root)
-	script := fmt.Sprintf("#!/bin/sh\n# Written by make demo.\nKUBECONFIG=\"${KUBECONFIG:-%s}\" exec '%s' kubectl \"$@\"\n", d.Kubeconfig(), program)
+	script := "#!/bin/sh\n# Written by make demo.\n" +
+		fmt.Sprintf("KUBECONFIG=\"${KUBECONFIG:-%s}\" exec '%s' kubectl \"$@\"\n", d.Kubeconfig(), program)
 	if err := os.MkdirAll(filepath.Dir(d.kubectlPath), 0o755); err != nil {
 		return fmt.Errorf("write kubectl: %w", err)
 	}

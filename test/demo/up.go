@@ -106,7 +106,7 @@ func (d *demo) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.show(ctx, "-n", local.Namespace, "get", "pods", "-l", "app.kubernetes.io/name=juicefs-csi-driver", "-o", "wide")
+	return d.show(ctx, "-n", local.Namespace, "get", "pods", "-l", "app.kubernetes.io/name=juicefs-csi-driver", "-o", placement)
 }
 
 // prepareData makes an empty directory for a new cluster. In one that has the
@@ -138,7 +138,7 @@ func (d *demo) deploy(ctx context.Context) error {
 	}
 	manifest := strings.NewReplacer("IMAGE", image, "READER_NODE", d.readerNode()).Replace(comments(appYAML))
 	d.command("kubectl", "apply", "-f", "test/demo/app.yaml")
-	if err := d.kubectl(ctx, strings.NewReader(manifest), indented{d.out}, "apply", "-f", "-"); err != nil {
+	if err := d.shown(ctx, strings.NewReader(manifest), "apply", "-f", "-"); err != nil {
 		return err
 	}
 	return d.rolledOut(ctx)

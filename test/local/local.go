@@ -25,9 +25,10 @@ const (
 	// ReleaseName is the helm release.
 	ReleaseName = "juicefs-csi"
 	// DefaultClient is the JuiceFS client that mount pods run unless a test
-	// says otherwise, and OlderClient another version that is there.
+	// says otherwise.
 	DefaultClient = "juicedata/mount:ce-v1.4.2"
-	OlderClient   = "juicedata/mount:ce-v1.3.1"
+	// OlderClient is another version that is there.
+	OlderClient = "juicedata/mount:ce-v1.3.1"
 	// installTimeout is helm's own limit on waiting for the driver's pods.
 	installTimeout = "180s"
 )
@@ -96,7 +97,7 @@ func (t Tree) InstallFiles(
 	for _, value := range append(digests, values...) {
 		args = append(args, "--set", value)
 	}
-	fmt.Fprintln(progress, "installing the charts")
+	_, _ = fmt.Fprintln(progress, "installing the charts")
 	return run(ctx, helm, cluster.Kubeconfig(), args...)
 }
 
@@ -119,7 +120,7 @@ func (t Tree) loadImages(ctx context.Context, cluster *devcluster.Cluster, progr
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(progress, "loading %d images onto %d nodes\n", len(archives), len(cluster.Nodes()))
+	_, _ = fmt.Fprintf(progress, "loading %d images onto %d nodes\n", len(archives), len(cluster.Nodes()))
 	group, ctx := errgroup.WithContext(ctx)
 	for _, node := range cluster.Nodes() {
 		group.Go(func() error {
