@@ -3,6 +3,7 @@ package deletion
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,8 +137,12 @@ func checkSecret(t *testing.T, secret *corev1.Secret, job *batchv1.Job) {
 			t.Errorf("client %q must not have %q", argv, part)
 		}
 	}
-	if len(spec.GetStages()) != 1 || spec.GetStages()[0].GetName() != "format" {
-		t.Errorf("stages %v, want format alone", spec.GetStages())
+	var stages []string
+	for _, stage := range spec.GetStages() {
+		stages = append(stages, stage.GetName())
+	}
+	if want := []string{"metadata engine", "format"}; !slices.Equal(stages, want) {
+		t.Errorf("stages %v, want %v", stages, want)
 	}
 }
 
