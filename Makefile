@@ -245,7 +245,7 @@ e2e: e2e-deps client images $(HELM) ## Run the tests on a real local cluster (ro
 
 .PHONY: bench
 bench: e2e-deps client images $(HELM) ## Measure, print a table and write test/bench/results.json (root).
-	@$(GO) run ./test/bench
+	@RELEASE='$(RELEASE)' $(GO) run ./test/bench $(BENCHFLAGS)
 
 ##@ Demo
 

@@ -150,8 +150,8 @@ func (b *bench) setUp(ctx context.Context) error {
 		return fmt.Errorf("make directory for data: %w", err)
 	}
 	b.namespace = "bench-" + rand.String(6)
-	_, err = b.kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.namespace}}, metav1.CreateOptions{})
-	if err != nil {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.namespace}}
+	if _, err := b.kube.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("make namespace: %w", err)
 	}
 	return b.fileSystem(ctx)

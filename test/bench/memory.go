@@ -33,7 +33,7 @@ func services() []service {
 // Names of the processes of a mount pod.
 const (
 	launcherProcess = "jfs-launch"
-	clientProcess   = "juicefs"
+	clientProcess   = "mount.juicefs"
 )
 
 // process is a process of a pod, as the machine sees it. Memory is in bytes.

@@ -46,11 +46,12 @@ func (b *bench) loadImage(ctx context.Context) error {
 	if output, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the load: %w: %s", err, bytes.TrimSpace(output))
 	}
-	var image bytes.Buffer
-	if err := (devcluster.Image{Name: loadImageName, Files: map[string]string{"/load": program}, Dirs: []string{"/data"}}).Write(&image); err != nil {
+	var content bytes.Buffer
+	image := devcluster.Image{Name: loadImageName, Files: map[string]string{"/load": program}, Dirs: []string{"/data"}}
+	if err := image.Write(&content); err != nil {
 		return err
 	}
-	if err := os.WriteFile(archive, image.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(archive, content.Bytes(), 0o600); err != nil {
 		return fmt.Errorf("build the load: %w", err)
 	}
 	return b.cluster.LoadImage(ctx, archive, node)
@@ -141,9 +142,8 @@ func (b *bench) volume(ctx context.Context, name string) error {
 func (b *bench) volumeID(name string) string { return b.namespace + "-" + name }
 
 // startApp makes a pod, with a claim unless that is empty, and returns when its
-// process runs: just before the request to make the pod, and when the watch
-// showed it running.
-func (b *bench) startApp(ctx context.Context, name, claim string, args ...string) (created, running time.Time, err error) {
+// process runs. The time is that just before the request to make the pod.
+func (b *bench) startApp(ctx context.Context, name, claim string, args ...string) (created time.Time, err error) {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{
@@ -158,7 +158,7 @@ func (b *bench) startApp(ctx context.Context, name, claim string, args ...string
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
 		}}}
 	}
-	created, err = b.watchPod(ctx, name, func() error {
+	return b.watchPod(ctx, name, func() error {
 		_, err := b.kube.CoreV1().Pods(b.namespace).Create(ctx, pod, metav1.CreateOptions{})
 		return err
 	}, func(event watch.Event) (bool, error) {
@@ -168,7 +168,6 @@ func (b *bench) startApp(ctx context.Context, name, claim string, args ...string
 		}
 		return pod.Status.Phase == corev1.PodRunning, nil
 	})
-	return created, time.Now(), err
 }
 
 // deleteApp deletes a pod and waits until it is gone.

@@ -21,7 +21,7 @@ func (b *bench) floor(ctx context.Context) error {
 	var starts []time.Duration
 	for range b.counts.warm {
 		name := "floor-" + rand.String(6)
-		created, _, err := b.startApp(ctx, name, "", "stamp")
+		created, err := b.startApp(ctx, name, "", "stamp")
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func (b *bench) publish(ctx context.Context, s *series, name, claim string) erro
 	if err != nil {
 		return err
 	}
-	created, _, err := b.startApp(ctx, name, claim, "stamp")
+	created, err := b.startApp(ctx, name, claim, "stamp")
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (b *bench) firstMount(ctx context.Context) error {
 	if err := b.volume(ctx, "first"); err != nil {
 		return err
 	}
-	if _, _, err := b.startApp(ctx, "first", "first", "stamp"); err != nil {
+	if _, err := b.startApp(ctx, "first", "first", "stamp"); err != nil {
 		return err
 	}
 	return b.deleteApps(ctx)
@@ -140,7 +140,7 @@ func (b *bench) firstMount(ctx context.Context) error {
 // warm publishes a volume again and again that another pod holds mounted.
 func (b *bench) warm(ctx context.Context) error {
 	b.say("publishing a mounted volume %d times", b.counts.warm)
-	if _, _, err := b.startApp(ctx, "holder", "first", "stamp"); err != nil {
+	if _, err := b.startApp(ctx, "holder", "first", "stamp"); err != nil {
 		return err
 	}
 	if err := wait(ctx, settling); err != nil {

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -53,20 +51,20 @@ func (b *bench) stalls(ctx context.Context) error {
 	if err := b.volume(ctx, loadName); err != nil {
 		return err
 	}
-	if _, _, err := b.startApp(ctx, loadName, loadName, "run", "/data"); err != nil {
+	if _, err := b.startApp(ctx, loadName, loadName, "run", "/data"); err != nil {
 		return err
 	}
 	if err := wait(ctx, settling); err != nil {
 		return err
 	}
 	b.say("load alone, %d times %s", b.counts.handOvers, quietLength)
-	all, err := b.repeat(ctx, b.counts.handOvers, "quiet", func() error { return wait(ctx, quietLength-aftermath) })
+	all, err := repeat(ctx, b.counts.handOvers, "quiet", func() error { return wait(ctx, quietLength-aftermath) })
 	if err != nil {
 		return err
 	}
 	b.say("%d hand-overs under load", b.counts.handOvers)
 	since := time.Now()
-	planned, err := b.repeat(ctx, b.counts.handOvers, "hand_over", func() error { return b.replaceMountPod(ctx) })
+	planned, err := repeat(ctx, b.counts.handOvers, "hand_over", func() error { return b.replaceMountPod(ctx) })
 	if err != nil {
 		return err
 	}
@@ -77,7 +75,7 @@ func (b *bench) stalls(ctx context.Context) error {
 	for round := range b.counts.kills {
 		for _, v := range victims() {
 			b.say("kill -9 of %s under load, %d of %d", v.name, round+1, b.counts.kills)
-			killed, err := b.repeat(ctx, 1, "kill."+v.name, func() error { return b.kill(ctx, v) })
+			killed, err := repeat(ctx, 1, "kill."+v.name, func() error { return b.kill(ctx, v) })
 			if err != nil {
 				return err
 			}
@@ -92,7 +90,7 @@ func (b *bench) stalls(ctx context.Context) error {
 }
 
 // repeat does a thing n times; it returns when all is as before.
-func (b *bench) repeat(ctx context.Context, n int, name string, act func() error) ([]disturbance, error) {
+func repeat(ctx context.Context, n int, name string, act func() error) ([]disturbance, error) {
 	var all []disturbance
 	for range n {
 		d := disturbance{name: name, window: window{from: time.Now()}}
@@ -219,21 +217,30 @@ func (b *bench) passedOn(ctx context.Context, since time.Time, planned []disturb
 	if err != nil {
 		return fmt.Errorf("read log of the mount manager: %w", err)
 	}
-	var durations []time.Duration
-	for line := range strings.Lines(string(log)) {
-		_, rest, found := strings.Cut(line, `msg="handed over" duration=`)
-		if !found {
-			continue
-		}
-		text, _, _ := strings.Cut(rest, " ")
-		duration, err := time.ParseDuration(text)
-		if err != nil {
-			return fmt.Errorf("read log of the mount manager: %w", err)
-		}
-		durations = append(durations, duration)
+	durations, err := handOverTimes(string(log))
+	if err != nil {
+		return err
 	}
 	b.addDurations("hand_over.passed_on", durations, 50, 100)
 	return nil
+}
+
+func handOverTimes(log string) ([]time.Duration, error) {
+	var durations []time.Duration
+	for line := range strings.Lines(log) {
+		_, rest, found := strings.Cut(line, `msg="handed over"`)
+		if !found {
+			continue
+		}
+		_, rest, _ = strings.Cut(rest, " duration=")
+		text, _, _ := strings.Cut(rest, " ")
+		duration, err := time.ParseDuration(text)
+		if err != nil {
+			return nil, fmt.Errorf("read log of the mount manager: %w", err)
+		}
+		durations = append(durations, duration)
+	}
+	return durations, nil
 }
 
 // report ends the load and returns what it has to say.
@@ -261,66 +268,4 @@ func (b *bench) report(ctx context.Context) ([]workload.Record, error) {
 		return nil, err
 	}
 	return workload.Parse(bytes.NewReader(text))
-}
-
-// addStalls records, for each kind of disturbance, the longest operation of
-// each window, and how many operations failed in all of them.
-func (b *bench) addStalls(all []disturbance, records []workload.Record) error {
-	var order []string
-	longest, errorCount := make(map[string][]time.Duration), make(map[string]int)
-	for _, d := range all {
-		if !slices.Contains(order, d.name) {
-			order = append(order, d.name)
-		}
-		stall, failed := inWindow(records, d.window)
-		longest[d.name] = append(longest[d.name], stall)
-		for _, operation := range slices.Sorted(maps.Keys(failed)) {
-			b.say("  %s at %s: %d times %s", d.name, d.from.Format(time.TimeOnly), failed[operation], operation)
-			errorCount[d.name] += failed[operation]
-		}
-	}
-	for _, name := range order {
-		b.addDurations(name+".longest", longest[name], 50, 100)
-		b.add(name+".errors", float64(errorCount[name]), "operations", len(longest[name]))
-	}
-	last := records[len(records)-1]
-	if last.Kind != workload.Verified {
-		return errors.New("the load did not verify its data")
-	}
-	b.add("load.acknowledged", float64(last.Acknowledged), "writes", 1)
-	b.add("load.missing", float64(last.Missing), "writes", 1)
-	return b.addRate(all[0].from, records)
-}
-
-// inWindow returns the longest operation of a window, at least
-// workload.Threshold, and which operations failed how often.
-func inWindow(records []workload.Record, w window) (time.Duration, map[string]int) {
-	longest, failed := workload.Threshold, make(map[string]int)
-	for _, record := range records {
-		if record.Kind == workload.Second || record.Kind == workload.Verified || !record.Overlaps(w.from, w.to) {
-			continue
-		}
-		longest = max(longest, time.Duration(record.Duration))
-		if record.Kind == workload.Failed {
-			failed[record.Operation+": "+record.Error]++
-		}
-	}
-	return longest, failed
-}
-
-// addRate records how much the load did while it was alone.
-func (b *bench) addRate(from time.Time, records []workload.Record) error {
-	to := from.Add(time.Duration(b.counts.handOvers) * quietLength)
-	operations, seconds := 0, 0
-	for _, record := range records {
-		if record.Kind == workload.Second && record.Start >= from.UnixNano() && record.Start < to.UnixNano() {
-			operations += record.Operations
-			seconds++
-		}
-	}
-	if seconds == 0 {
-		return errors.New("the load says nothing of the time when it was alone")
-	}
-	b.add("load.rate", float64(operations)/float64(seconds), "operations/s", seconds)
-	return nil
 }
