@@ -68,7 +68,7 @@ func (d *demo) diagnose(ctx context.Context) {
 	d.title("What the cluster says")
 	for _, args := range [][]string{
 		{"get", "pods", "-A", "-o", "wide"},
-		{"-n", namespace, "get", "events", "--field-selector", "type=Warning", "--sort-by", ".lastTimestamp"},
+		{"-n", namespace, "get", "events", "--field-selector", "type=Warning,reason!=MissingClusterDNS", "--sort-by", ".lastTimestamp"},
 	} {
 		if err := d.show(ctx, args...); err != nil {
 			d.step("%v", err)

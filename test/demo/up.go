@@ -69,10 +69,13 @@ func up(ctx context.Context, opts options, out io.Writer) error {
 	d := &demo{options: opts, tree: tree, out: out, start: time.Now()}
 	d.title("A cluster of %d nodes on this machine", opts.cluster.Nodes)
 	if d.Cluster, err = devcluster.Up(ctx, opts.cluster, out); err != nil {
+		return errors.Join(err, errors.New("`make demo-down` takes away what runs"))
+	}
+	if err := errors.Join(d.writeKubectl(ctx), d.prepareData(ctx)); err != nil {
 		return err
 	}
 	for _, part := range []func(context.Context) error{
-		d.writeKubectl, d.install, d.deploy, d.lookAround, d.takeMountPodAway, d.replaceApplications, d.summary,
+		d.install, d.deploy, d.lookAround, d.takeMountPodAway, d.replaceApplications, d.summary,
 	} {
 		if err := part(ctx); err != nil {
 			d.diagnose(context.WithoutCancel(ctx))
@@ -98,9 +101,6 @@ type demo struct {
 func (d *demo) install(ctx context.Context) error {
 	values := filepath.Join("test", "demo", "values-"+d.meta+".yaml")
 	d.title("The driver, by its charts and %s", values)
-	if err := d.prepareData(ctx); err != nil {
-		return err
-	}
 	err := d.tree.InstallFiles(ctx, d.Cluster, d.helm, steps{d}, []string{filepath.Join(d.tree.Root, values)},
 		"global.image.tag="+d.release)
 	if err != nil {
@@ -121,7 +121,7 @@ func (d *demo) prepareData(ctx context.Context) error {
 			return fmt.Errorf("empty the data directory: %w", err)
 		}
 	} else if meta != d.meta {
-		return fmt.Errorf("the demo runs with META=%s: `make demo-down` takes it away", meta)
+		return fmt.Errorf("the demo runs with META=%s already: `make demo-down` takes it away", meta)
 	}
 	if err := os.MkdirAll(dataDir, 0o700); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
