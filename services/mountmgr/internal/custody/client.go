@@ -60,8 +60,8 @@ func (c *Client) Put(ctx context.Context, mountID string, settings []byte, minor
 func (c *Client) Get(ctx context.Context, mountID string) ([]byte, *os.File, error) {
 	get := &vaultv1.Request{Operation: &vaultv1.Request_Get{Get: &vaultv1.Get{MountId: mountID}}}
 	response, received, err := c.exchange(ctx, get)
-	if err == nil && len(received) != 1 {
-		err = fmt.Errorf("vault sent %d descriptors instead of one: %w", len(received), errdefs.ErrInternal)
+	if entry := response.GetGet().GetEntry(); err == nil && (len(received) != 1 || entry.GetMountId() != mountID) {
+		err = fmt.Errorf("vault answered with %d descriptors of mount %q: %w", len(received), entry.GetMountId(), errdefs.ErrInternal)
 	}
 	if err != nil {
 		fdpass.CloseFiles(received)
@@ -103,8 +103,11 @@ func (c *Client) Remove(ctx context.Context, mountID string) error {
 func (c *Client) Watch(ctx context.Context, filled func(context.Context) error) error {
 	ticker := time.NewTicker(redialInterval)
 	defer ticker.Stop()
+	told := ""
 	for ctx.Err() == nil {
-		if err := c.attend(ctx, filled); err != nil && ctx.Err() == nil {
+		// A vault that stays away is told once.
+		if err := c.attend(ctx, filled); err != nil && ctx.Err() == nil && err.Error() != told {
+			told = err.Error()
 			c.log.WarnContext(ctx, "vault is away", logkeys.Socket, c.socket, logkeys.Error, err)
 		}
 		select {
@@ -123,8 +126,9 @@ func (c *Client) attend(ctx context.Context, filled func(context.Context) error)
 	}
 	defer func() { _ = conn.Close() }()
 	if err := filled(ctx); err != nil {
-		return err
+		return fmt.Errorf("fill the vault: %w", err)
 	}
+	c.log.InfoContext(ctx, "vault is filled", logkeys.Socket, c.socket)
 	var nothing vaultv1.Response
 	files, err := conn.Receive(ctx, &nothing) // The vault only answers: this ends with it.
 	fdpass.CloseFiles(files)
@@ -141,44 +145,63 @@ func dial(ctx context.Context, socket string) (*fdpass.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the vault: %w (%w)", err, errdefs.ErrUnavailable)
 	}
-	ours := apiversion.Vault()
-	hello := &vaultv1.Request{Operation: &vaultv1.Request_Handshake{
-		Handshake: &vaultv1.Handshake{Version: ours.Version, MinVersion: ours.MinVersion},
-	}}
-	response, files, err := roundTrip(ctx, conn, hello)
-	fdpass.CloseFiles(files)
-	if err == nil {
-		theirs := response.GetHandshake()
-		err = ours.Check(apiversion.Range{Version: theirs.GetVersion(), MinVersion: theirs.GetMinVersion()})
-	}
-	if err != nil {
+	if err := greet(ctx, conn); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("handshake with the vault: %w", err)
 	}
 	return conn, nil
 }
 
+// greet checks that the other end is a vault of our own user that speaks our
+// version.
+func greet(ctx context.Context, conn *fdpass.Conn) error {
+	peer, err := conn.Peer()
+	if err != nil {
+		return err
+	}
+	if peer.UID != uint32(os.Geteuid()) {
+		return fmt.Errorf("it runs as uid %d instead of %d: %w", peer.UID, os.Geteuid(), errdefs.ErrPermissionDenied)
+	}
+	ours := apiversion.Vault()
+	hello := &vaultv1.Request{Operation: &vaultv1.Request_Handshake{
+		Handshake: &vaultv1.Handshake{Version: ours.Version, MinVersion: ours.MinVersion},
+	}}
+	response, files, err := roundTrip(ctx, conn, hello)
+	fdpass.CloseFiles(files)
+	if err != nil {
+		return err
+	}
+	theirs := response.GetHandshake()
+	return ours.Check(apiversion.Range{Version: theirs.GetVersion(), MinVersion: theirs.GetMinVersion()})
+}
+
 // exchange sends one request. A broken connection is replaced once, because
-// the vault may have been restarted since the last call.
+// the vault may have been restarted since the last call. A connection whose
+// answer was not awaited is closed: the next call must not take it for its own.
 func (c *Client) exchange(ctx context.Context, request *vaultv1.Request, files ...*os.File) (*vaultv1.Response, []*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, exchangeTimeout)
 	defer cancel()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.conn != nil {
+	for {
+		fresh := c.conn == nil
+		if fresh {
+			conn, err := dial(ctx, c.socket)
+			if err != nil {
+				return nil, nil, err
+			}
+			c.conn = conn
+		}
 		response, received, err := roundTrip(ctx, c.conn, request, files...)
 		if !errdefs.IsUnavailable(err) {
 			return response, received, err
 		}
 		_ = c.conn.Close()
 		c.conn = nil
+		if fresh {
+			return nil, nil, err
+		}
 	}
-	conn, err := dial(ctx, c.socket)
-	if err != nil {
-		return nil, nil, err
-	}
-	c.conn = conn
-	return roundTrip(ctx, conn, request, files...)
 }
 
 // roundTrip fails with errdefs.ErrUnavailable when the connection is broken.

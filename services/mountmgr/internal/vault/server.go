@@ -32,14 +32,28 @@ func NewServer(vault *Vault, log *slog.Logger) *Server {
 	return &Server{vault: vault, log: log, instance: rand.Text()}
 }
 
-// Serve accepts connections until ctx ends. Only root may connect: the vault
-// gives file systems away.
+// Serve accepts connections until ctx ends. Only who runs as the vault's own
+// user, root, may connect: the vault gives file systems away. It closes
+// listener before it returns.
 func (s *Server) Serve(ctx context.Context, listener *fdpass.Listener) error {
-	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
-	defer stop()
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		_ = listener.Close()
+	})
+	defer func() {
+		if stop() {
+			_ = listener.Close()
+		} else {
+			<-closed // Or it could remove the socket of the next server.
+		}
+	}()
 	for {
 		conn, err := listener.Accept()
 		if ctx.Err() != nil {
+			if err == nil {
+				_ = conn.Close()
+			}
 			return nil
 		}
 		if err != nil {
@@ -52,7 +66,7 @@ func (s *Server) Serve(ctx context.Context, listener *fdpass.Listener) error {
 func (s *Server) serve(ctx context.Context, conn *fdpass.Conn) {
 	defer func() { _ = conn.Close() }()
 	peer, err := conn.Peer()
-	if err != nil || peer.UID != 0 {
+	if err != nil || peer.UID != uint32(os.Geteuid()) {
 		s.log.WarnContext(ctx, "refused a connection", logkeys.Peer, peer, logkeys.Error, err)
 		return
 	}
