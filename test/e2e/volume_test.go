@@ -219,28 +219,38 @@ func (s *scene) processStatus(node, podUID string) string {
 	return found.String()
 }
 
+// writerProgram appends numbered lines to a file that it holds open, and ends
+// with an error as soon as one cannot be written.
+const writerProgram = `exec 3>>/data/log; i=0; while true; do echo $i >&3 || exit 1; i=$((i+1)); echo $i > /tmp/acked; usleep 2000; done`
+
 func TestAWriterDoesNotNoticeThatItsMountPodIsDeleted(t *testing.T) {
 	s := newScene(t)
 	fs := s.redis(4)
 	s.claim("data", fs.class)
-	const program = `exec 3>>/data/log; i=0; while true; do echo $i >&3 || exit 1; i=$((i+1)); echo $i > /tmp/acked; usleep 2000; done`
-	s.app("writer", "data", onNode("node-1"), command("sh", "-c", program))
+	s.app("writer", "data", onNode("node-1"), command("sh", "-c", writerProgram))
 	s.running("writer")
 	volume := s.volume("data").Name
 	for range 3 {
 		s.replacesMountPod(volume)
 		s.advances("writer")
 	}
-	acked := s.acked("writer")
-	lines, err := s.exec("writer", "sh", "-c", "head -n "+strconv.Itoa(acked)+" /data/log | wc -l")
+	s.wroteEverything("writer")
+}
+
+// wroteEverything checks that a writer saw no error and that what it was told
+// to be written is there.
+func (s *scene) wroteEverything(name string) {
+	s.Helper()
+	acked := s.acked(name)
+	lines, err := s.exec(name, "sh", "-c", "head -n "+strconv.Itoa(acked)+" /data/log | wc -l")
 	s.must(err)
 	if strings.TrimSpace(lines) != strconv.Itoa(acked) {
-		t.Errorf("%d lines were acknowledged, %s are there", acked, lines)
+		s.Errorf("%d lines were acknowledged, %s are there", acked, lines)
 	}
-	pod, err := env.kube.CoreV1().Pods(s.namespace).Get(s.ctx, "writer", metav1.GetOptions{})
+	pod, err := env.kube.CoreV1().Pods(s.namespace).Get(s.ctx, name, metav1.GetOptions{})
 	s.must(err)
 	if restarts := pod.Status.ContainerStatuses[0].RestartCount; restarts != 0 {
-		t.Errorf("the writer saw an error and was restarted %d times", restarts)
+		s.Errorf("the writer saw an error and was restarted %d times", restarts)
 	}
 }
 
