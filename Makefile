@@ -106,7 +106,7 @@ lint: lint-go lint-shell lint-proto ## Lint Go code and contracts.
 lint-go: $(GOLANGCI_LINT)
 	@fail=0; for m in $(MODULES); do \
 	  [ -n "$$(find "$$m" -name '*.go' -not -path '*/gen/*' -print -quit)" ] || continue; \
-	  echo "lint $$m"; (cd "$$m" && $(NICE) '$(GOLANGCI_LINT)' run --config '$(CURDIR)/.golangci.yaml' ./...) || fail=1; \
+	  echo "lint $$m"; (cd "$$m" && $(NICE) '$(GOLANGCI_LINT)' run --allow-parallel-runners --config '$(CURDIR)/.golangci.yaml' ./...) || fail=1; \
 	done; exit $$fail
 
 # Commands are argument vectors. No linter looks into arguments, so this does.
