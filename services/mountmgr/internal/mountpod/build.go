@@ -90,7 +90,7 @@ func Build(s Spec) (*corev1.Pod, error) {
 		return nil, err
 	}
 	shape := s.Settings.Pod
-	volumes, mounts := hostVolumes(s)
+	volumes, mounts := podVolumes(s)
 	no, root := false, int64(0)
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
@@ -193,8 +193,8 @@ func annotations(s Spec) map[string]string {
 	return a
 }
 
-// hostVolumes returns the volumes of the pod and where its container sees them.
-func hostVolumes(s Spec) ([]corev1.Volume, []corev1.VolumeMount) {
+// podVolumes returns the volumes of the pod and where its container sees them.
+func podVolumes(s Spec) ([]corev1.Volume, []corev1.VolumeMount) {
 	directory := corev1.HostPathDirectory
 	create := corev1.HostPathDirectoryOrCreate
 	volumes := []corev1.Volume{
@@ -205,7 +205,12 @@ func hostVolumes(s Spec) ([]corev1.Volume, []corev1.VolumeMount) {
 		{Name: launcher.VolumeName, MountPath: socketDir},
 		{Name: "launcher", MountPath: launcherDir, ReadOnly: true},
 	}
+	seen := make(map[string]bool)
 	add := func(name, hostPath string) {
+		if seen[hostPath] {
+			return // A cache directory that the user names as a host path too.
+		}
+		seen[hostPath] = true
 		volumes = append(volumes, corev1.Volume{
 			Name:         name,
 			VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: hostPath, Type: &create}},
@@ -217,6 +222,13 @@ func hostVolumes(s Spec) ([]corev1.Volume, []corev1.VolumeMount) {
 	}
 	for i, dir := range s.Settings.Pod.HostPaths {
 		add(fmt.Sprintf("host-%d", i), path.Clean(dir))
+	}
+	for i, secret := range s.Settings.Pod.SecretVolumes {
+		name := fmt.Sprintf("secret-%d", i)
+		volumes = append(volumes, corev1.Volume{
+			Name: name, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret.Name}},
+		})
+		mounts = append(mounts, corev1.VolumeMount{Name: name, MountPath: path.Clean(secret.Path), ReadOnly: true})
 	}
 	return volumes, mounts
 }

@@ -1,0 +1,205 @@
+package mountpod_test
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
+
+	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// specs are the pods that have a golden file of their name.
+func specs() map[string]mountpod.Spec {
+	spec := func(settings volume.Settings, targets ...string) mountpod.Spec {
+		return mountpod.Spec{
+			Name: "juicefs-node-1-pv-1-abcdef", Namespace: "kube-system", Node: "node-1", MountID: "0123456789abcdef",
+			LauncherDir: "/var/lib/juicefs-csi/launcher", Settings: settings, Targets: targets,
+		}
+	}
+	return map[string]mountpod.Spec{
+		"plain": spec(volume.Settings{
+			UniqueID: "pv-1", ShareMode: volume.ShareByVolume, Hash: strings.Repeat("a", 63),
+			Pod: volume.PodShape{
+				Image: "juicedata/mount:ce-v1.4.2", ServiceAccount: "juicefs-mount-sa", PriorityClass: "system-node-critical",
+				CacheDirs: []string{"/var/jfsCache"},
+			},
+		}, "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~csi/pv-1/mount"),
+		"everything": spec(volume.Settings{
+			UniqueID: "file system/one", ShareMode: volume.ShareByFileSystem, Hash: strings.Repeat("b", 63),
+			DeleteDelay: 90 * time.Second, CleanCache: true,
+			Env:   []volume.EnvVar{{Name: "META_PASSWORD", Value: "SECRET"}},
+			Files: []volume.File{{Path: "/etc/key", Content: []byte("SECRET")}},
+			Pod: volume.PodShape{
+				Image: "juicedata/mount:ce-v1.4.2", ImagePullPolicy: "Always",
+				Labels:         map[string]string{"team": "storage", mountpod.MountIDLabel: "not the user's to choose"},
+				Annotations:    map[string]string{"example.com/note": "hello"},
+				ServiceAccount: "juicefs-mount-sa",
+				Resources: volume.Resources{
+					Requests: map[string]string{"cpu": "500m", "memory": "1Gi"}, Limits: map[string]string{"memory": "5Gi"},
+				},
+				TerminationGracePeriodSeconds: 600,
+				HostPaths:                     []string{"/data/", "/cache/one"},
+				SecretVolumes:                 []volume.SecretVolume{{Name: "gcs-key", Path: "/root/.gcs/"}},
+				CacheDirs:                     []string{"/cache/one", "/cache/two/"},
+				MetricsPort:                   9567,
+				HostNetwork:                   true,
+			},
+		}, "/t/one", "/t/two"),
+	}
+}
+
+func TestBuild(t *testing.T) {
+	for name, spec := range specs() {
+		t.Run(name, func(t *testing.T) {
+			pod, err := mountpod.Build(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := yaml.Marshal(pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join("testdata", name+".golden")
+			if *update {
+				if err := os.WriteFile(path, text, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(text)); diff != "" {
+				t.Errorf("pod differs from %s (-want +got):\n%s", path, diff)
+			}
+			if strings.Contains(string(text), "SECRET") {
+				t.Error("a secret is in the pod: it would be in the API")
+			}
+		})
+	}
+}
+
+// What Pod Security calls restricted, as far as a mount pod can: it has host
+// paths, and uid 0 without capabilities.
+func TestMountPodsHaveNoPrivilege(t *testing.T) {
+	for name, spec := range specs() {
+		pod, err := mountpod.Build(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pod.Spec.AutomountServiceAccountToken == nil || *pod.Spec.AutomountServiceAccountToken {
+			t.Errorf("%s: the pod gets a token", name)
+		}
+		if pod.Spec.HostPID || pod.Spec.HostIPC {
+			t.Errorf("%s: the pod is in a namespace of the host", name)
+		}
+		for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+			for _, fault := range privileges(container) {
+				t.Errorf("%s: container %s: %s", name, container.Name, fault)
+			}
+		}
+		for _, v := range pod.Spec.Volumes {
+			if v.HostPath != nil && strings.HasPrefix(v.HostPath.Path, "/dev") {
+				t.Errorf("%s: volume %s is a device", name, v.Name)
+			}
+		}
+	}
+}
+
+func privileges(c corev1.Container) []string {
+	var faults []string
+	note := func(bad bool, what string) {
+		if bad {
+			faults = append(faults, what)
+		}
+	}
+	s := c.SecurityContext
+	if s == nil {
+		return []string{"no security context"}
+	}
+	note(s.Privileged == nil || *s.Privileged, "privileged")
+	note(s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation, "privilege escalation")
+	note(s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0, "capabilities")
+	note(s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault, "no seccomp profile")
+	note(len(c.VolumeDevices) > 0, "a device")
+	for _, mount := range c.VolumeMounts {
+		note(mount.MountPropagation != nil && *mount.MountPropagation != corev1.MountPropagationNone, "mount propagation at "+mount.MountPath)
+	}
+	return faults
+}
+
+func TestBuildRefusesBadQuantities(t *testing.T) {
+	for field, resources := range map[string]volume.Resources{
+		"resources.requests.cpu":  {Requests: map[string]string{"cpu": "much"}},
+		"resources.limits.memory": {Limits: map[string]string{"memory": "1 GB"}},
+	} {
+		_, err := mountpod.Build(mountpod.Spec{Settings: volume.Settings{Pod: volume.PodShape{Resources: resources}}})
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v, want an invalid argument that names it", field, err)
+		}
+	}
+}
+
+func TestName(t *testing.T) {
+	for name, c := range map[string]struct{ node, uniqueID, want string }{
+		"short":           {"node-1", "pv-1", "juicefs-node-1-pv-1-abcdef"},
+		"capital letters": {"Node", "PVC-1", "juicefs-node-pvc-1-abcdef"},
+		"strange":         {"node.example.com", "a/b_c d", "juicefs-node-example-com-a-b-c-d-abcdef"},
+		"ends in a dash":  {"node", "pv-", "juicefs-node-pv-abcdef"},
+		"empty":           {"", "", "juicefs-abcdef"},
+	} {
+		if got := mountpod.Name(c.node, c.uniqueID, "abcdef"); got != c.want {
+			t.Errorf("%s: Name(%q, %q) = %s, want %s", name, c.node, c.uniqueID, got, c.want)
+		}
+	}
+	seen := make(map[string]string)
+	for _, uniqueID := range []string{strings.Repeat("x", 300), strings.Repeat("x", 301), strings.Repeat("x", 60) + "-", strings.Repeat("é", 40)} {
+		got := mountpod.Name("ip-10-0-0-1.eu-west-1.compute.internal", uniqueID, "abcdef")
+		if faults := validation.IsDNS1123Label(got); len(faults) > 0 {
+			t.Errorf("Name(%q) = %q: %v", uniqueID, got, faults)
+		}
+		if other, double := seen[got]; double {
+			t.Errorf("%q and %q have the name %s", uniqueID, other, got)
+		}
+		seen[got] = uniqueID
+	}
+}
+
+func TestReferenceKey(t *testing.T) {
+	one, other := mountpod.ReferenceKey("/t/one"), mountpod.ReferenceKey("/t/two")
+	if one == other || one != mountpod.ReferenceKey("/t/one") {
+		t.Errorf("keys %s and %s, want one for each target", one, other)
+	}
+	if faults := validation.IsQualifiedName(one); len(faults) > 0 || !strings.HasPrefix(one, "juicefs-") {
+		t.Errorf("key %s: %v", one, faults)
+	}
+}
+
+func TestTheUniqueIDIsALabelValue(t *testing.T) {
+	for _, uniqueID := range []string{"pv-1", "", "a/b", "-.a.-", strings.Repeat("x", 62) + ".tail", "日本"} {
+		pod, err := mountpod.Build(mountpod.Spec{Settings: volume.Settings{UniqueID: uniqueID}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		value := pod.Labels[mountpod.UniqueIDLabel]
+		if faults := validation.IsValidLabelValue(value); len(faults) > 0 {
+			t.Errorf("%q becomes the label %q: %v", uniqueID, value, faults)
+		}
+		if pod.Annotations[mountpod.UniqueIDAnnotation] != uniqueID {
+			t.Errorf("annotation %q, want %q whole", pod.Annotations[mountpod.UniqueIDAnnotation], uniqueID)
+		}
+	}
+}
