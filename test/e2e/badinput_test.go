@@ -122,7 +122,7 @@ func (s *scene) traces() map[string]bool {
 		for _, dir := range []string{"/run/juicefs-csi/private", "/var/lib/juicefs/volume"} {
 			listing, err := env.cluster.NodeOutput(s.ctx, node.Name, "ls", dir)
 			s.must(err)
-			for _, name := range strings.Fields(string(listing)) {
+			for name := range strings.FieldsSeq(string(listing)) {
 				traces[node.Name+":"+dir+"/"+name] = true
 			}
 		}

@@ -37,7 +37,7 @@ const (
 // scene is one test's namespace with everything it makes.
 type scene struct {
 	*testing.T
-	ctx       context.Context //nolint:containedctx // It is the test's.
+	ctx       context.Context
 	namespace string
 }
 
@@ -46,7 +46,8 @@ type scene struct {
 func newScene(t *testing.T) *scene {
 	t.Helper()
 	s := &scene{T: t, ctx: context.Background(), namespace: "e2e-" + rand.String(6)}
-	_, err := env.kube.CoreV1().Namespaces().Create(s.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}, metav1.CreateOptions{})
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.namespace}}
+	_, err := env.kube.CoreV1().Namespaces().Create(s.ctx, namespace, metav1.CreateOptions{})
 	s.must(err)
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -35,7 +35,7 @@ type environment struct {
 	dataDir string
 }
 
-var env environment //nolint:gochecknoglobals // Tests of one package share one cluster; TestMain has no other way.
+var env environment
 
 func TestMain(m *testing.M) {
 	code, err := run(m)

@@ -5,6 +5,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -70,9 +71,7 @@ func (s *scene) deletesData(fs fileSystem, claim string, volume *corev1.Persiste
 func (s *scene) static(fs fileSystem, name string, attributes map[string]string, mountOptions ...string) *corev1.PersistentVolume {
 	s.Helper()
 	all := map[string]string{"juicefs/host-path": env.dataDir}
-	for key, value := range attributes {
-		all[key] = value
-	}
+	maps.Copy(all, attributes)
 	capacity := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Pi")}
 	volumeName, none := s.namespace+"-"+name, ""
 	volume, err := env.kube.CoreV1().PersistentVolumes().Create(s.ctx, &corev1.PersistentVolume{
