@@ -110,19 +110,24 @@ func detachAll(path string) error {
 }
 
 // Attach shows the mount at target, which is made when missing. A mount of the
-// same device that is there already is left as it is.
+// same device that is there already is left as it is. Nothing is left behind on
+// failure.
 func Attach(mountPath string, minor uint32, target string, readOnly bool) error {
 	attached, err := Attached(target, minor)
 	if err != nil || attached {
 		return err
 	}
+	// Without it the clone would show a directory of the node's disk.
+	if mounted, err := Attached(mountPath, minor); err != nil || !mounted {
+		return errors.Join(fmt.Errorf("%s is not mounted: %w", mountPath, errdefs.ErrUnavailable), err)
+	}
 	if err := os.MkdirAll(target, 0o750); err != nil {
 		return fmt.Errorf("make target %s: %w", target, err)
 	}
-	if err := attach(mountPath, target, readOnly); err != nil {
-		return err
+	err = attach(mountPath, target, readOnly)
+	if err == nil {
+		attached, err = Attached(target, minor)
 	}
-	attached, err = Attached(target, minor)
 	if err == nil && !attached {
 		err = fmt.Errorf("target %s does not show the mount: %w", target, errdefs.ErrInternal)
 	}
