@@ -159,6 +159,15 @@ func (c *runningClient) await(ctx context.Context, waiting bool) ([]byte, error)
 	}
 }
 
+// awaitServing waits for a client that takes over a connection, which needs no
+// stages: one that is not there soon is better replaced by another.
+func (c *runningClient) awaitServing(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	_, err := c.await(ctx, false)
+	return err
+}
+
 // startFailure is the error that an event means for a start; nil for the
 // others.
 func startFailure(event *launchv1.Event) error {

@@ -27,7 +27,7 @@ const (
 // everything open before the old one is told to stop, so that applications
 // wait only for the state to be passed on.
 func (m *mount) handOver(ctx context.Context) error {
-	if err := m.dropSuccessor(ctx); err != nil {
+	if serves, err := m.takeUpSuccessor(ctx); serves || err != nil {
 		return err
 	}
 	if m.session == nil {
@@ -44,13 +44,39 @@ func (m *mount) handOver(ctx context.Context) error {
 	return m.passOn(ctx, successor)
 }
 
-// dropSuccessor removes what an interrupted hand-over has left.
+// takeUpSuccessor goes on with a replacement that a mount manager before this
+// one had begun: a successor that serves is the client, any other is dropped.
+func (m *mount) takeUpSuccessor(ctx context.Context) (bool, error) {
+	record := m.snapshot()
+	if record.Successor == nil {
+		return false, nil
+	}
+	session, err := m.reconnect(ctx, *record.Successor)
+	if err != nil {
+		return false, m.dropSuccessor(ctx)
+	}
+	if session.Status().GetState() != launchv1.Status_STATE_SERVING {
+		session.Close()
+		return false, m.dropSuccessor(ctx)
+	}
+	m.setSession(session)
+	if err := m.identify(ctx, *record.Successor); err != nil {
+		return false, err
+	}
+	return true, errors.Join(m.transition(lifecycle.Serving, "", ""), m.deletePod(ctx, record.Client))
+}
+
+// dropSuccessor removes a client that does not serve, and returns when it has
+// surely ended: two clients of one connection would take each other's requests.
 func (m *mount) dropSuccessor(ctx context.Context) error {
 	left := m.snapshot().Successor
 	if left == nil {
 		return nil
 	}
 	if err := m.deletePod(ctx, *left); err != nil {
+		return err
+	}
+	if err := left.Launcher.AwaitEnd(ctx, 0); err != nil {
 		return err
 	}
 	return m.update(func(r *store.Record) error { r.Successor = nil; return nil })
@@ -80,7 +106,7 @@ func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
 	}
 	if _, err := successor.await(ctx, true); err != nil {
 		successor.session.Close()
-		return nil, errors.Join(err, m.deletePod(ctx, successor.Client))
+		return nil, errors.Join(err, m.dropSuccessor(ctx))
 	}
 	return successor, nil
 }
@@ -149,13 +175,10 @@ func (m *mount) letGo(ctx context.Context) (launcher.State, error) {
 }
 
 func letServe(ctx context.Context, successor *runningClient, sessionID uint64, state launcher.State) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
-	defer cancel()
 	if err := successor.session.Release(ctx, sessionID, state); err != nil {
 		return err
 	}
-	_, err := successor.await(ctx, false)
-	return err
+	return successor.awaitServing(ctx)
 }
 
 // rescue starts another client with the state that the successor failed to

@@ -34,6 +34,9 @@ func (m *mount) recover(ctx context.Context) error {
 		return m.recovered()
 	}
 	m.closeSession()
+	if serves, err := m.takeUpSuccessor(ctx); serves || err != nil {
+		return err
+	}
 	recoverCtx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
 	for {
@@ -88,6 +91,9 @@ func (m *mount) replaceClient(ctx context.Context, state launcher.State) error {
 		return err
 	}
 	defer func() { _ = fuse.Close() }()
+	if err := m.dropSuccessor(ctx); err != nil {
+		return err
+	}
 	old := m.snapshot().Client
 	if err := old.Launcher.AwaitEnd(ctx, endPatience); err != nil {
 		return err
@@ -102,13 +108,14 @@ func (m *mount) replaceClient(ctx context.Context, state launcher.State) error {
 	if err != nil {
 		return err
 	}
-	if _, err := client.await(ctx, false); err != nil {
+	if err := client.awaitServing(ctx); err != nil {
 		client.session.Close()
-		return errors.Join(err, m.deletePod(ctx, client.Client))
+		return errors.Join(err, m.dropSuccessor(ctx))
 	}
 	m.setSession(client.session)
 	if err := m.identify(ctx, client.Client); err != nil {
-		return err
+		m.closeSession()
+		return errors.Join(err, m.dropSuccessor(ctx))
 	}
 	return m.deletePod(ctx, old)
 }
