@@ -130,17 +130,15 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 	began := time.Now()
 	old := m.snapshot().Client
 	state, err := m.letGo(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
-		// The old client serves on; its pod will be killed by kubelet, which
-		// is a recovery then.
-		successor.session.Close()
-		return errors.Join(err, m.dropSuccessor(ctx))
+	if err != nil {
+		return m.stayWithOld(ctx, successor, err)
 	}
-	if err == nil {
-		err = letServe(ctx, successor, old.SessionID, state)
+	err = letServe(ctx, successor, old.SessionID, state)
+	if ctx.Err() != nil {
+		return ctx.Err() // The next mount manager takes the successor up.
 	}
 	if err != nil {
-		return m.rescue(ctx, successor, state, err)
+		return m.rescue(ctx, successor, err)
 	}
 	m.log.InfoContext(ctx, "handed over", logkeys.Duration, time.Since(began), logkeys.Pod, successor.PodName)
 	m.setSession(successor.session)
@@ -151,6 +149,15 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 		return err
 	}
 	return m.deletePod(ctx, old)
+}
+
+// stayWithOld drops the successor when the old client has not gone: it is busy,
+// or its jfs-launch starts it again. A later attempt, or kubelet's end of its
+// pod, settles it.
+func (m *mount) stayWithOld(ctx context.Context, successor *runningClient, cause error) error {
+	successor.session.Close()
+	m.closeSession() // The next attempt finds out how the old one is.
+	return errors.Join(fmt.Errorf("let the old client go: %w", cause), m.dropSuccessor(ctx))
 }
 
 // letGo makes the old client stop at a request boundary and returns its state.
@@ -171,7 +178,7 @@ func (m *mount) letGo(ctx context.Context) (launcher.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	return state, clientfd.Resend(fuse)
+	return state, errors.Join(m.manager.Secrets.PutState(m.id, state), clientfd.Resend(fuse))
 }
 
 func letServe(ctx context.Context, successor *runningClient, sessionID uint64, state launcher.State) error {
@@ -183,14 +190,14 @@ func letServe(ctx context.Context, successor *runningClient, sessionID uint64, s
 
 // rescue starts another client with the state that the successor failed to
 // take up.
-func (m *mount) rescue(ctx context.Context, failed *runningClient, state launcher.State, cause error) error {
+func (m *mount) rescue(ctx context.Context, failed *runningClient, cause error) error {
 	m.log.WarnContext(ctx, "successor does not serve", logkeys.Pod, failed.PodName, logkeys.Error, cause)
 	failed.session.Close()
 	m.closeSession()
 	if err := m.dropSuccessor(ctx); err != nil {
 		return err
 	}
-	if err := m.replaceClient(ctx, state); err != nil {
+	if err := m.replaceClient(ctx); err != nil {
 		return errors.Join(cause, err, m.transition(lifecycle.Recovering, "SuccessorFailed", cause.Error()))
 	}
 	return m.transition(lifecycle.Serving, "", "")

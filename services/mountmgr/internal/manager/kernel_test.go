@@ -110,6 +110,34 @@ func TestAWriterSurvivesTheDeletionOfItsMountPod(t *testing.T) {
 	w.stopAndCheck(t, n)
 }
 
+func TestAWriterSurvivesAManagerThatEndsInAHandOver(t *testing.T) {
+	n := nodetest.NewNode(t)
+	target := n.Target("one")
+	record := publish(t, n, "pv-1", target)
+	w := startWriter(t, n, filepath.Join(target, "log"))
+	w.awaitMore(t, 50)
+	for round := range 12 {
+		old := current(t, n, record.ID)
+		if err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), old.Client.PodName, deleteOptions()); err != nil {
+			t.Fatal(err)
+		}
+		// A hand-over takes about 200 ms here: end it at another moment each time.
+		wait := time.NewTimer(time.Duration(round) * 20 * time.Millisecond)
+		<-wait.C
+		n.StopManager()
+		n.StartManager()
+		n.Eventually("a successor serves", func() error {
+			now := current(t, n, record.ID)
+			if now.Client.PodUID == old.Client.PodUID || now.State != "Serving" {
+				return fmt.Errorf("round %d: state %s, pod %s", round, now.State, now.Client.PodName)
+			}
+			return nil
+		})
+		w.awaitMore(t, 20)
+	}
+	w.stopAndCheck(t, n)
+}
+
 func TestReadersSurviveKills(t *testing.T) {
 	for _, kill := range []struct {
 		name string

@@ -12,7 +12,6 @@ import (
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -40,7 +39,7 @@ func (m *mount) recover(ctx context.Context) error {
 	recoverCtx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
 	for {
-		err := m.replaceClient(recoverCtx, nil)
+		err := m.replaceClient(recoverCtx)
 		switch {
 		case err == nil:
 			return m.recovered()
@@ -79,10 +78,14 @@ func (m *mount) restartedInPlace(ctx context.Context) bool {
 }
 
 // replaceClient starts a client in a new mount pod on the vault's descriptor.
-// state is what the old one has left behind, nil when it was killed.
-// errdefs.ErrNotFound when nobody holds the descriptor.
-func (m *mount) replaceClient(ctx context.Context, state launcher.State) error {
+// It takes up what the old one has left of its open files, if it was let go
+// before. errdefs.ErrNotFound when nobody holds the descriptor.
+func (m *mount) replaceClient(ctx context.Context) error {
 	settings, err := m.settings()
+	if err != nil {
+		return err
+	}
+	state, err := m.manager.Secrets.State(m.id)
 	if err != nil {
 		return err
 	}
@@ -166,7 +169,7 @@ func (m *mount) drain(ctx context.Context) error {
 		err = errors.Join(err, m.deletePod(ctx, *record.Successor))
 	}
 	if err == nil {
-		err = m.manager.Secrets.Delete(m.id)
+		err = errors.Join(m.manager.Secrets.Delete(m.id), m.manager.Secrets.DeleteState(m.id))
 	}
 	if err != nil {
 		return fmt.Errorf("take the mount away: %w", err)

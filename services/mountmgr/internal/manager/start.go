@@ -130,7 +130,7 @@ func (m *mount) identify(ctx context.Context, client store.Client) error {
 	if err := m.recordServing(client, told); err != nil {
 		return err
 	}
-	return m.session.SetSession(ctx, told.SessionID)
+	return errors.Join(m.manager.Secrets.DeleteState(m.id), m.session.SetSession(ctx, told.SessionID))
 }
 
 func (m *mount) recordServing(client store.Client, told probe.Client) error {

@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // Secrets keeps the publish Secret of each live mount, so that a mount can be
-// made again although nobody publishes it again. They live as long as the
+// made again although nobody publishes it again, and for moments the state of
+// a client between two. They live as long as the
 // mounts do, and no longer: in a tmpfs, which ends with the kernel's boot.
 type Secrets struct {
 	dir string
@@ -40,14 +42,19 @@ func (s *Secrets) Put(mountID string, secret map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("encode secret of mount %s: %w", mountID, err)
 	}
-	temporary := s.path(mountID) + ".new"
-	if err := os.WriteFile(temporary, raw, 0o600); err != nil {
-		return fmt.Errorf("write secret of mount %s: %w", mountID, err)
-	}
-	if err := os.Rename(temporary, s.path(mountID)); err != nil {
+	if err := writeFile(s.path(mountID), raw); err != nil {
 		return fmt.Errorf("store secret of mount %s: %w", mountID, err)
 	}
 	return nil
+}
+
+// writeFile replaces a file at once.
+func writeFile(path string, content []byte) error {
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(temporary, path)
 }
 
 // Get returns the Secret of a mount; fs.ErrNotExist when there is none.
@@ -71,6 +78,35 @@ func (s *Secrets) Delete(mountID string) error {
 	return nil
 }
 
+// PutState stores what a client has left of its open files while nobody serves
+// them: should the mount manager die now, the next one still has it.
+func (s *Secrets) PutState(mountID string, state []byte) error {
+	if err := writeFile(s.statePath(mountID), state); err != nil {
+		return fmt.Errorf("store state of mount %s: %w", mountID, err)
+	}
+	return nil
+}
+
+// State returns what PutState stored, nil when there is nothing.
+func (s *Secrets) State(mountID string) ([]byte, error) {
+	state, err := os.ReadFile(s.statePath(mountID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read state of mount %s: %w", mountID, err)
+	}
+	return state, nil
+}
+
+// DeleteState forgets the state of a mount, because a client has taken it up.
+func (s *Secrets) DeleteState(mountID string) error {
+	if err := os.Remove(s.statePath(mountID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete state of mount %s: %w", mountID, err)
+	}
+	return nil
+}
+
 // Retain deletes the Secrets of all mounts but those given.
 func (s *Secrets) Retain(mountIDs map[string]bool) error {
 	entries, err := os.ReadDir(s.dir)
@@ -79,11 +115,14 @@ func (s *Secrets) Retain(mountIDs map[string]bool) error {
 	}
 	var failed error
 	for _, entry := range entries {
-		if !mountIDs[entry.Name()] {
-			failed = errors.Join(failed, s.Delete(entry.Name()))
+		id, _, _ := strings.Cut(entry.Name(), ".")
+		if !mountIDs[id] {
+			failed = errors.Join(failed, s.Delete(id), s.DeleteState(id))
 		}
 	}
 	return failed
 }
 
 func (s *Secrets) path(mountID string) string { return filepath.Join(s.dir, mountID) }
+
+func (s *Secrets) statePath(mountID string) string { return s.path(mountID) + ".state" }
