@@ -147,7 +147,8 @@ func reach(arguments []string) (int, error) {
 	if len(arguments) != 1 {
 		return 2, errors.New("name one HOST:PORT")
 	}
-	conn, err := net.DialTimeout("tcp", arguments[0], reachTimeout) //nolint:gosec // To connect where it is told is what this is for.
+	dialer := net.Dialer{Timeout: reachTimeout}
+	conn, err := dialer.DialContext(context.Background(), "tcp", arguments[0])
 	if err != nil {
 		return 1, err
 	}
