@@ -132,7 +132,8 @@ func privileges(c corev1.Container) []string {
 	}
 	note(s.Privileged == nil || *s.Privileged, "privileged")
 	note(s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation, "privilege escalation")
-	note(s.Capabilities == nil || !slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"}) || len(s.Capabilities.Add) > 0, "capabilities")
+	dropped := s.Capabilities != nil && slices.Equal(s.Capabilities.Drop, []corev1.Capability{"ALL"})
+	note(!dropped || len(s.Capabilities.Add) > 0, "capabilities")
 	note(s.SeccompProfile == nil || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault, "no seccomp profile")
 	note(len(c.VolumeDevices) > 0, "a device")
 	for _, mount := range c.VolumeMounts {
@@ -166,7 +167,8 @@ func TestName(t *testing.T) {
 		}
 	}
 	seen := make(map[string]string)
-	for _, uniqueID := range []string{strings.Repeat("x", 300), strings.Repeat("x", 301), strings.Repeat("x", 60) + "-", strings.Repeat("é", 40)} {
+	uniqueIDs := []string{strings.Repeat("x", 300), strings.Repeat("x", 301), strings.Repeat("x", 60) + "-", strings.Repeat("é", 40)}
+	for _, uniqueID := range uniqueIDs {
 		got := mountpod.Name("ip-10-0-0-1.eu-west-1.compute.internal", uniqueID, "abcdef")
 		if faults := validation.IsDNS1123Label(got); len(faults) > 0 {
 			t.Errorf("Name(%q) = %q: %v", uniqueID, got, faults)
