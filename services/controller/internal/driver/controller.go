@@ -65,10 +65,15 @@ func (c *Controller) CreateVolume(_ context.Context, request *csi.CreateVolumeRe
 	}
 	attributes[volume.AttributeSubPath] = id
 	attributes[volume.AttributeCapacity] = strconv.FormatInt(capacity, 10)
-	if err := c.checkSettings(id, attributes, request); err != nil {
+	var mountOptions []string
+	for _, capability := range request.GetVolumeCapabilities() {
+		mountOptions = append(mountOptions, capability.GetMount().GetMountFlags()...)
+	}
+	wanted := made{capacity: capacity, attributes: attributes, mountOptions: mountOptions}
+	if err := c.checkSettings(id, wanted, request.GetSecrets()); err != nil {
 		return nil, fmt.Errorf("create volume %s: %w", id, err)
 	}
-	if err := c.recent.add(id, capacity); err != nil {
+	if err := c.recent.add(id, wanted); err != nil {
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
@@ -103,8 +108,8 @@ func checkCreate(request *csi.CreateVolumeRequest) (int64, error) {
 
 // checkSettings derives the settings of a mount as the node will. Without
 // Secrets there is nothing to derive them from: they come with the mount.
-func (c *Controller) checkSettings(id string, attributes map[string]string, request *csi.CreateVolumeRequest) error {
-	if len(request.GetSecrets()) == 0 {
+func (c *Controller) checkSettings(id string, wanted made, secret map[string]string) error {
+	if len(secret) == 0 {
 		return nil
 	}
 	inputs, err := c.Installation.Inputs()
@@ -112,11 +117,9 @@ func (c *Controller) checkSettings(id string, attributes map[string]string, requ
 		return err
 	}
 	inputs.VolumeID = id
-	inputs.Attributes = attributes
-	inputs.Secret = request.GetSecrets()
-	for _, capability := range request.GetVolumeCapabilities() {
-		inputs.MountOptions = append(inputs.MountOptions, capability.GetMount().GetMountFlags()...)
-	}
+	inputs.Attributes = wanted.attributes
+	inputs.Secret = secret
+	inputs.MountOptions = append(inputs.MountOptions, wanted.mountOptions...)
 	_, err = volume.Resolve(inputs)
 	return err
 }
@@ -151,7 +154,9 @@ func (c *Controller) DeleteVolume(ctx context.Context, request *csi.DeleteVolume
 }
 
 // find returns the volume to remove, nil when none is. Its PersistentVolume
-// tells the directory; without one only the name of a provisioned volume does.
+// tells the directory and how to get there; before there is one, what
+// CreateVolume was given does, and of a former process of the controller only
+// the name of a provisioned volume is left.
 func (c *Controller) find(ctx context.Context, id string, secret map[string]string) (*deletion.Volume, error) {
 	if c.Lookup != nil {
 		pv, err := c.Lookup(ctx, id)
@@ -166,8 +171,11 @@ func (c *Controller) find(ctx context.Context, id string, secret map[string]stri
 			return nil, err
 		}
 	}
+	if recent, found := c.recent.get(id); found {
+		return &deletion.Volume{ID: id, Secret: secret, Attributes: recent.attributes, MountOptions: recent.mountOptions}, nil
+	}
 	provisioned := regexp.MustCompile(`^pvc-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-	if !provisioned.MatchString(id) && !c.recent.has(id) {
+	if !provisioned.MatchString(id) {
 		return nil, nil
 	}
 	return &deletion.Volume{ID: id, Secret: secret, Attributes: map[string]string{volume.AttributeSubPath: id}}, nil

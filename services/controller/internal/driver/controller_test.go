@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -138,6 +139,33 @@ func TestDeleteVolume(t *testing.T) {
 	}
 }
 
+// A volume can be deleted before its PersistentVolume exists: an orchestrator
+// may not be able to store it.
+func TestDeleteVolumeBeforeItsPersistentVolume(t *testing.T) {
+	remover := &recorder{}
+	controller := &Controller{Remover: remover, Lookup: LookupBy(fake.NewClientset(), "csi.juicefs.com")}
+	secret := map[string]string{"name": "myjfs", "metaurl": "redis://host/1"}
+	request := createRequest("by-name", 1<<30)
+	request.Parameters["juicefs/host-path"] = "/data"
+	request.VolumeCapabilities[0].GetMount().MountFlags = []string{"subdir=x"}
+	created, err := controller.CreateVolume(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := created.GetVolume().GetVolumeId()
+	if _, err := controller.DeleteVolume(t.Context(), &csi.DeleteVolumeRequest{VolumeId: id, Secrets: secret}); err != nil {
+		t.Fatal(err)
+	}
+	if len(remover.removed) != 1 {
+		t.Fatalf("%d volumes were removed", len(remover.removed))
+	}
+	removed := remover.removed[0]
+	if removed.Attributes["subPath"] != id || removed.Attributes["juicefs/host-path"] != "/data" ||
+		!slices.Equal(removed.MountOptions, []string{"subdir=x"}) {
+		t.Errorf("removed %v", removed)
+	}
+}
+
 func TestDeleteVolumeWithoutKubernetes(t *testing.T) {
 	controller := &Controller{}
 	secret := map[string]string{"name": "myjfs"}
@@ -176,11 +204,13 @@ func TestValidateVolumeCapabilities(t *testing.T) {
 func TestRecentForgetsTheOldest(t *testing.T) {
 	var recent recent
 	for i := range maxRecent + 1 {
-		if err := recent.add(string(rune(i+1)), 1); err != nil {
+		if err := recent.add(string(rune(i+1)), made{capacity: 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if recent.has(string(rune(1))) || !recent.has(string(rune(2))) || len(recent.capacities) != maxRecent {
-		t.Errorf("%d volumes are remembered", len(recent.capacities))
+	_, first := recent.get(string(rune(1)))
+	_, second := recent.get(string(rune(2)))
+	if first || !second || len(recent.volumes) != maxRecent {
+		t.Errorf("%d volumes are remembered", len(recent.volumes))
 	}
 }

@@ -38,39 +38,47 @@ func errNoVolume(volumeID string) error {
 	return fmt.Errorf("volume %s does not exist: %w", volumeID, errdefs.ErrNotFound)
 }
 
-// recent remembers the volumes that were made since the start. It only makes
-// answers better: a caller that asks twice with different sizes learns it, and a
-// volume is known before its PersistentVolume is. Directories are named by
-// volumes, so creating one again is harmless without it.
+// recent remembers the volumes that were made since the start. It makes answers
+// better: a caller that asks twice with different sizes learns it, and a volume
+// is known, and can be removed as it was made, before its PersistentVolume is.
+// Directories are named by volumes, so creating one again is harmless without
+// it.
 type recent struct {
-	mutex      sync.Mutex
-	capacities map[string]int64
+	mutex   sync.Mutex
+	volumes map[string]made
 	// order is that of creation, to forget the oldest.
 	order []string
 }
 
-// maxRecent bounds the memory; external-provisioner stores its
-// PersistentVolume within seconds.
+// made is what CreateVolume was given and answered. It holds no Secret.
+type made struct {
+	capacity     int64
+	attributes   map[string]string
+	mountOptions []string
+}
+
+// maxRecent bounds the memory, to a kilobyte or so each; external-provisioner
+// stores its PersistentVolume within seconds.
 const maxRecent = 10_000
 
 // add fails with errdefs.ErrAlreadyExists when the volume has another capacity.
-func (r *recent) add(volumeID string, capacity int64) error {
+func (r *recent) add(volumeID string, volume made) error {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	if known, found := r.capacities[volumeID]; found {
-		if known != capacity {
+	if known, found := r.volumes[volumeID]; found {
+		if known.capacity != volume.capacity {
 			return fmt.Errorf("volume %s exists with a capacity of %d bytes, not %d: %w",
-				volumeID, known, capacity, errdefs.ErrAlreadyExists)
+				volumeID, known.capacity, volume.capacity, errdefs.ErrAlreadyExists)
 		}
 		return nil
 	}
-	if r.capacities == nil {
-		r.capacities = make(map[string]int64)
+	if r.volumes == nil {
+		r.volumes = make(map[string]made)
 	}
-	r.capacities[volumeID] = capacity
+	r.volumes[volumeID] = volume
 	r.order = append(r.order, volumeID)
 	if len(r.order) > maxRecent {
-		delete(r.capacities, r.order[0])
+		delete(r.volumes, r.order[0])
 		r.order = r.order[1:]
 	}
 	return nil
@@ -79,7 +87,7 @@ func (r *recent) add(volumeID string, capacity int64) error {
 func (r *recent) forget(volumeID string) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	delete(r.capacities, volumeID)
+	delete(r.volumes, volumeID)
 	for i, id := range r.order {
 		if id == volumeID {
 			r.order = append(r.order[:i:i], r.order[i+1:]...)
@@ -88,16 +96,16 @@ func (r *recent) forget(volumeID string) {
 	}
 }
 
-func (r *recent) has(volumeID string) bool {
+func (r *recent) get(volumeID string) (made, bool) {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
-	_, found := r.capacities[volumeID]
-	return found
+	volume, found := r.volumes[volumeID]
+	return volume, found
 }
 
 // exists says whether the volume is known here or in Kubernetes.
 func (c *Controller) exists(ctx context.Context, volumeID string) (bool, error) {
-	if c.recent.has(volumeID) {
+	if _, found := c.recent.get(volumeID); found {
 		return true, nil
 	}
 	if c.Lookup == nil {
