@@ -39,6 +39,11 @@ func (c *Cluster) NodeOutput(ctx context.Context, node string, argv ...string) (
 	return []byte(out.String()), nil
 }
 
+// Cgroup is the path, in every hierarchy, of the cgroup that the processes of a
+// node are in or below. Nodes have no pid namespace, so this tells a node's
+// processes from those of another cluster.
+func (c *Cluster) Cgroup(node string) string { return "/" + c.layout.machine(node).cgroup }
+
 // Kubectl runs the cluster's kubectl with all rights and waits for it.
 func (c *Cluster) Kubectl(ctx context.Context, streams Streams, args ...string) error {
 	if err := c.layout.checkConnected(); err != nil {

@@ -32,7 +32,8 @@ func (s *scene) processes(node, name, podUID string) []int {
 		}
 		executable, _ := os.Readlink(filepath.Join("/proc", entry.Name(), "exe"))
 		cgroup, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
-		if filepath.Base(executable) == name && strings.Contains(string(cgroup), "/"+node+"/") && strings.Contains(string(cgroup), podUID) {
+		ofPod := strings.Contains(string(cgroup), env.cluster.Cgroup(node)+"/") && strings.Contains(string(cgroup), podUID)
+		if filepath.Base(executable) == name && ofPod {
 			found = append(found, pid)
 		}
 	}

@@ -47,14 +47,16 @@ func TestMain(m *testing.M) {
 }
 
 // run starts the cluster, installs the driver and runs the tests. KEEP=1
-// leaves the cluster for people to look around.
+// leaves the cluster for people to look around; DEVCLUSTER_DIR is another state
+// directory than the default.
 func run(m *testing.M) (code int, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
+	dir := os.Getenv("DEVCLUSTER_DIR")
 	env.cluster, err = devcluster.Up(ctx, devcluster.Options{
-		Nodes: 2, Redis: true, CacheDir: devcluster.DefaultCacheDir(os.Getenv),
+		Dir: dir, Nodes: 2, Redis: true, CacheDir: devcluster.DefaultCacheDir(os.Getenv),
 		KubernetesVersion: os.Getenv("KUBERNETES_VERSION"),
 	}, os.Stderr)
 	if err != nil {
@@ -62,7 +64,7 @@ func run(m *testing.M) (code int, err error) {
 	}
 	if os.Getenv("KEEP") == "" {
 		defer func() {
-			if downErr := devcluster.Down(context.Background(), devcluster.DefaultDir, os.Stderr); downErr != nil && err == nil {
+			if downErr := devcluster.Down(context.Background(), dir, os.Stderr); downErr != nil && err == nil {
 				err = downErr
 			}
 		}()

@@ -1,16 +1,11 @@
-// Package sanity runs csi-sanity, the conformance suite of CSI, over the real
-// controller and node binaries. The node's mount manager is the fake of
-// libs/mountmgrtest.
 package sanity
 
 import (
 	"context"
-	"io"
+	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,36 +15,70 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/juicefs-csi/driver/libs/grpcclient"
-	"github.com/juicefs-csi/driver/libs/mountmgrtest"
 )
+
+// testVolumeSize is what volumes of the suite are to hold, in bytes.
+const testVolumeSize = 1 << 30
 
 func TestSanity(t *testing.T) {
 	directory := shortDir(t)
-	kubeletDir := filepath.Join(directory, "kubelet")
-	fake := mountmgrtest.NewFake(mountmgrtest.Options{KubeletDir: kubeletDir})
-
-	node := "unix://" + filepath.Join(directory, "node.sock")
-	start(t, build(t, directory, "node"), nil,
-		"--node-name=node-1", "--kubelet-dir="+kubeletDir, "--endpoint="+node, "--metrics-address=",
-		"--mountmgr="+mountmgrtest.Serve(t, fake))
-	controller := "unix://" + filepath.Join(directory, "controller.sock")
-	// Without the variables of a pod the controller finds no Kubernetes.
-	start(t, build(t, directory, "controller"), []string{"KUBERNETES_SERVICE_HOST=", "KUBERNETES_SERVICE_PORT="},
-		"--endpoint="+controller, "--provisioner=false", "--leader-election=false", "--metrics-address=")
-	awaitReady(t, node)
-	awaitReady(t, controller)
-
-	config := sanity.NewTestConfig()
-	config.Address = strings.Replace(node, "unix://", "unix:", 1)
-	config.ControllerAddress = strings.Replace(controller, "unix://", "unix:", 1)
-	config.TargetPath = filepath.Join(kubeletDir, "target")
-	config.StagingPath = filepath.Join(kubeletDir, "staging")
-	if err := os.MkdirAll(kubeletDir, 0o700); err != nil {
+	driver, err := InstalledFrom(os.Getenv)
+	if err != nil {
 		t.Fatal(err)
 	}
-	advertised := capabilities(t, node, controller)
+	if driver.Node == "" {
+		driver = startDriver(t, directory)
+	}
+	awaitReady(t, driver.Node)
+	awaitReady(t, driver.Controller)
+
+	config := sanity.NewTestConfig()
+	config.Address = strings.Replace(driver.Node, "unix://", "unix:", 1)
+	config.ControllerAddress = strings.Replace(driver.Controller, "unix://", "unix:", 1)
+	config.TargetPath = filepath.Join(makeTargetDir(t, driver.TargetDir), "targets")
+	config.StagingPath = filepath.Join(directory, "staging")
+	config.TestVolumeSize = testVolumeSize
+	config.TestVolumeParameters = driver.Parameters
+	config.SecretsFile = secretsFile(t, directory, driver.Secret)
+	advertised := capabilities(t, driver.Node, driver.Controller)
 	ginkgo.ReportAfterSuite("skipped tests", func(report ginkgo.Report) { checkSkips(t, report, advertised) })
 	sanity.Test(t, config)
+}
+
+// makeTargetDir makes the directory of targets, which must be empty again after
+// the test. Nothing else may be removed there: below a target that is still
+// mounted lies the data of a volume.
+func makeTargetDir(t *testing.T, directory string) string {
+	t.Helper()
+	if err := os.MkdirAll(directory, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(directory); err != nil {
+			t.Errorf("something is left of the targets: %v", err)
+		}
+	})
+	return directory
+}
+
+// secretsFile is what csi-sanity reads Secrets from: those of the calls that a
+// StorageClass names a Secret for. JSON is YAML.
+func secretsFile(t *testing.T, directory string, secret map[string]string) string {
+	t.Helper()
+	if len(secret) == 0 {
+		return ""
+	}
+	content, err := json.Marshal(map[string]map[string]string{
+		"CreateVolumeSecret": secret, "DeleteVolumeSecret": secret, "NodePublishVolumeSecret": secret,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(directory, "secrets.yaml")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // shortDir is a directory for sockets, whose paths must be short.
@@ -65,61 +94,6 @@ func shortDir(t *testing.T) string {
 		}
 	})
 	return directory
-}
-
-// build builds the binary of a service as it is released: without the
-// workspace.
-func build(t *testing.T, directory, service string) string {
-	t.Helper()
-	binary := filepath.Join(directory, "juicefs-csi-"+service)
-	command := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "./cmd/juicefs-csi-"+service)
-	command.Dir = filepath.Join("..", "..", "services", service)
-	command.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
-	if output, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("build %s: %v\n%s", service, err, output)
-	}
-	return binary
-}
-
-// start runs a binary until the test is over. Its log is shown when the test
-// fails.
-func start(t *testing.T, binary string, environment []string, arguments ...string) {
-	t.Helper()
-	log, err := os.Create(binary + ".log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := exec.CommandContext(context.WithoutCancel(t.Context()), binary, arguments...)
-	command.Env = append(os.Environ(), environment...)
-	command.Stdout, command.Stderr = log, log
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := command.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Errorf("end %s: %v", filepath.Base(binary), err)
-		}
-		if err := command.Wait(); err != nil {
-			t.Errorf("%s ended: %v", filepath.Base(binary), err)
-		}
-		if t.Failed() {
-			t.Logf("%s:\n%s", filepath.Base(binary), tail(log))
-		}
-		log.Close()
-	})
-}
-
-// tail is the end of a log.
-func tail(log *os.File) []byte {
-	const length = 16 << 10
-	size, err := log.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil
-	}
-	data := make([]byte, min(size, length))
-	// What can be read is enough.
-	count, _ := log.ReadAt(data, max(size-length, 0))
-	return data[:count]
 }
 
 func awaitReady(t *testing.T, address string) {
