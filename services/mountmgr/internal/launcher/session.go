@@ -188,14 +188,14 @@ func (s *Session) receive() {
 
 func (s *Session) deliver(r reply) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	waiter := s.waiting[r.message.GetId()]
-	delete(s.waiting, r.message.GetId())
-	s.mu.Unlock()
 	if waiter == nil {
 		fdpass.CloseFiles(r.files) // Its caller has given up.
 		return
 	}
-	waiter <- r
+	delete(s.waiting, r.message.GetId())
+	waiter <- r // It has room for the one reply.
 }
 
 func (s *Session) end(err error) {
@@ -215,21 +215,29 @@ func (s *Session) command(ctx context.Context, command *launchv1.Command, files 
 	command.Id = s.lastID
 	s.waiting[command.GetId()] = waiter
 	s.mu.Unlock()
-	if err := s.conn.Send(ctx, command, files...); err != nil {
-		s.forget(command.GetId())
-		return nil, nil, fmt.Errorf("send to jfs-launch: %w (%w)", err, errdefs.ErrUnavailable)
+	failure := s.conn.Send(ctx, command, files...)
+	if failure != nil {
+		failure = fmt.Errorf("send to jfs-launch: %w (%w)", failure, errdefs.ErrUnavailable)
+	} else {
+		select {
+		case r := <-waiter:
+			return unpack(r)
+		case <-s.done:
+			failure = fmt.Errorf("jfs-launch is gone: %w (%w)", s.err, errdefs.ErrUnavailable)
+		case <-ctx.Done():
+			failure = fmt.Errorf("wait for jfs-launch: %w", ctx.Err())
+		}
 	}
+	s.forget(command.GetId())
 	select {
 	case r := <-waiter:
-		return unpack(r)
-	case <-s.done:
-		return nil, nil, fmt.Errorf("jfs-launch is gone: %w (%w)", s.err, errdefs.ErrUnavailable)
-	case <-ctx.Done():
-		s.forget(command.GetId())
-		return nil, nil, fmt.Errorf("wait for jfs-launch: %w", ctx.Err())
+		return unpack(r) // It came just in time: the state of a hand-over must not be lost.
+	default:
+		return nil, nil, failure
 	}
 }
 
+// forget makes deliver drop the reply from now on.
 func (s *Session) forget(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
