@@ -22,11 +22,11 @@ import (
 
 // The test binary is also the programs that the tests start.
 func TestMain(m *testing.M) {
-	code, known := runProgram(os.Args[1:], os.Environ()) //nolint:forbidigo // this is main
+	code, known := runProgram(os.Args[1:], os.Environ())
 	if !known {
 		code = m.Run()
 	}
-	os.Exit(code) //nolint:forbidigo // this is main
+	os.Exit(code)
 }
 
 // runProgram runs the program that arguments name, if any.
