@@ -22,7 +22,7 @@ import (
 
 // The test binary is also the programs that the tests start.
 func TestMain(m *testing.M) {
-	code, known := runProgram(os.Args[1:], os.Environ())
+	code, known := runProgram(os.Args[1:], os.Environ()) //nolint:forbidigo // this is main
 	if !known {
 		code = m.Run()
 	}
