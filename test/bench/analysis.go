@@ -21,7 +21,7 @@ func (b *bench) addStalls(all []disturbance, records []workload.Record) error {
 		stall, failed := inWindow(records, d.window)
 		longest[d.name] = append(longest[d.name], stall)
 		for _, operation := range slices.Sorted(maps.Keys(failed)) {
-			b.say("  %s at %s: %d times %s", d.name, d.from.Format(time.TimeOnly), failed[operation], operation)
+			b.say("%s at %s: %d times %s", d.name, d.from.Format(time.TimeOnly), failed[operation], operation)
 			errorCount[d.name] += failed[operation]
 		}
 	}

@@ -33,10 +33,10 @@ const (
 
 // counts are how often things are measured.
 type counts struct {
-	cold, warm, handOvers, kills int
+	floor, cold, warm, handOvers, kills int
 }
 
-func defaultCounts() counts { return counts{cold: 20, warm: 30, handOvers: 10, kills: 3} }
+func defaultCounts() counts { return counts{floor: 20, cold: 20, warm: 30, handOvers: 10, kills: 3} }
 
 // options are what flags and environment say.
 type options struct {
@@ -55,18 +55,18 @@ type bench struct {
 	// dataDir is a directory of the machine's disk, the same on all nodes.
 	dataDir  string
 	progress io.Writer
+	began    time.Time
 	results  []Result
 }
 
 // measure starts the cluster unless it runs, installs the driver, measures,
 // and takes away what it started.
 func measure(ctx context.Context, tree local.Tree, options options) (err error) {
-	b := &bench{options: options, tree: tree, progress: os.Stderr}
+	b := &bench{options: options, tree: tree, progress: os.Stderr, began: time.Now()}
 	machine, err := thisMachine()
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	running := isRunning(ctx, options.dir)
 	defer func() {
 		if !running && !options.keep {
@@ -85,11 +85,11 @@ func measure(ctx context.Context, tree local.Tree, options options) (err error) 
 		return err
 	}
 	printTable(os.Stdout, b.results)
-	fmt.Fprintf(b.progress, "measured in %s\n", time.Since(began).Round(time.Second))
+	b.say("measured")
 	if options.only != "" {
 		return nil
 	}
-	return Report{Date: began.UTC().Format(time.RFC3339), Machine: machine, Versions: versions, Results: b.results}.write(options.output)
+	return Report{Date: b.began.UTC().Format(time.RFC3339), Machine: machine, Versions: versions, Results: b.results}.write(options.output)
 }
 
 func isRunning(ctx context.Context, dir string) bool {
@@ -173,7 +173,9 @@ func (b *bench) cleanUp(ctx context.Context) error {
 }
 
 // say tells the person in front of the terminal what goes on.
-func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.progress, format+"\n", args...) }
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.progress, "%4.0fs  "+format+"\n", append([]any{time.Since(b.began).Seconds()}, args...)...)
+}
 
 // wait is for time to pass, not for something to happen.
 func wait(ctx context.Context, duration time.Duration) error {

@@ -109,6 +109,8 @@ func (b *bench) volume(ctx context.Context, name string) error {
 		ObjectMeta: metav1.ObjectMeta{Name: b.volumeID(name), Labels: map[string]string{"bench": b.namespace}},
 		Spec: corev1.PersistentVolumeSpec{
 			Capacity: capacity, AccessModes: modes, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
+			// Without it the claim may wait for the next resync of 15 s.
+			ClaimRef: &corev1.ObjectReference{Namespace: b.namespace, Name: name},
 			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
 				Driver: driverName, VolumeHandle: b.volumeID(name), FSType: "juicefs",
 				VolumeAttributes:     map[string]string{"juicefs/host-path": b.dataDir},
@@ -145,7 +147,7 @@ func (b *bench) volumeID(name string) string { return b.namespace + "-" + name }
 // process runs. The time is that just before the request to make the pod.
 func (b *bench) startApp(ctx context.Context, name, claim string, args ...string) (created time.Time, err error) {
 	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name, "claim": claim}},
 		Spec: corev1.PodSpec{
 			RestartPolicy: corev1.RestartPolicyNever,
 			NodeSelector:  map[string]string{corev1.LabelHostname: node},
@@ -158,52 +160,28 @@ func (b *bench) startApp(ctx context.Context, name, claim string, args ...string
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
 		}}}
 	}
-	return b.watchPod(ctx, name, func() error {
-		_, err := b.kube.CoreV1().Pods(b.namespace).Create(ctx, pod, metav1.CreateOptions{})
-		return err
-	}, func(event watch.Event) (bool, error) {
-		pod, ok := event.Object.(*corev1.Pod)
-		if !ok || pod.Status.Phase == corev1.PodFailed || event.Type == watch.Deleted {
-			return false, fmt.Errorf("pod %s did not start", name)
-		}
-		return pod.Status.Phase == corev1.PodRunning, nil
-	})
-}
-
-// deleteApp deletes a pod and waits until it is gone.
-func (b *bench) deleteApp(ctx context.Context, name string) (deleted time.Time, err error) {
-	return b.watchPod(ctx, name, func() error {
-		return b.kube.CoreV1().Pods(b.namespace).Delete(ctx, name, metav1.DeleteOptions{})
-	}, func(event watch.Event) (bool, error) { return event.Type == watch.Deleted, nil })
-}
-
-// watchPod does something to a pod and waits for what follows. It returns when
-// it did it.
-func (b *bench) watchPod(ctx context.Context, name string, act func() error, done func(watch.Event) (bool, error)) (time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	events, err := b.kube.CoreV1().Pods(b.namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	pods := b.kube.CoreV1().Pods(b.namespace)
+	events, err := pods.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
 	if err != nil {
-		return time.Time{}, fmt.Errorf("watch pod %s: %w", name, err)
+		return created, fmt.Errorf("watch pod %s: %w", name, err)
 	}
 	defer events.Stop()
-	began := time.Now()
-	if err := act(); err != nil {
-		return began, fmt.Errorf("pod %s: %w", name, err)
+	created = time.Now()
+	if _, err := pods.Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+		return created, fmt.Errorf("make pod %s: %w", name, err)
 	}
-	for {
-		select {
-		case <-ctx.Done():
-			return began, fmt.Errorf("wait for pod %s: %w", name, ctx.Err())
-		case event, open := <-events.ResultChan():
-			if !open {
-				return began, fmt.Errorf("wait for pod %s: the watch ended", name)
-			}
-			if ended, err := done(event); ended || err != nil {
-				return began, err
-			}
+	for event := range events.ResultChan() {
+		pod, ok := event.Object.(*corev1.Pod)
+		if !ok || pod.Status.Phase == corev1.PodFailed || event.Type == watch.Deleted {
+			break
+		}
+		if pod.Status.Phase == corev1.PodRunning {
+			return created, nil
 		}
 	}
+	return created, errors.Join(fmt.Errorf("pod %s does not run", name), ctx.Err())
 }
 
 // stamp is the time that a pod's process printed as its first act.
@@ -231,20 +209,25 @@ func (b *bench) log(ctx context.Context, namespace, pod, container string) ([]by
 // deleteApps deletes all pods of the namespace and waits until they and the
 // mounts are gone.
 func (b *bench) deleteApps(ctx context.Context) error {
-	pods := b.kube.CoreV1().Pods(b.namespace)
-	if err := pods.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
-		return fmt.Errorf("delete pods: %w", err)
-	}
-	err := until(ctx, "pods are gone", func() error {
-		list, err := pods.List(ctx, metav1.ListOptions{})
-		return remaining("pods", list.Items, err)
-	})
-	if err != nil {
+	if err := b.deletePods(ctx, ""); err != nil {
 		return err
 	}
 	return until(ctx, "mount pods are gone", func() error {
 		list, err := b.kube.CoreV1().Pods(local.Namespace).List(ctx, metav1.ListOptions{LabelSelector: mountPods})
 		return remaining("mount pods", list.Items, err)
+	})
+}
+
+// deletePods deletes the pods of the namespace with certain labels and waits
+// until they are gone.
+func (b *bench) deletePods(ctx context.Context, labels string) error {
+	pods, selected := b.kube.CoreV1().Pods(b.namespace), metav1.ListOptions{LabelSelector: labels}
+	if err := pods.DeleteCollection(ctx, metav1.DeleteOptions{}, selected); err != nil {
+		return fmt.Errorf("delete pods: %w", err)
+	}
+	return until(ctx, "pods are gone", func() error {
+		list, err := pods.List(ctx, selected)
+		return remaining("pods", list.Items, err)
 	})
 }
 

@@ -9,18 +9,16 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"k8s.io/apimachinery/pkg/util/rand"
 )
 
 const nodeApp = "juicefs-csi-node"
 
 // floor is what a pod without a volume takes.
 func (b *bench) floor(ctx context.Context) error {
-	b.say("starting %d pods without a volume", b.counts.warm)
+	b.say("starting %d pods without a volume", b.counts.floor)
 	var starts []time.Duration
-	for range b.counts.warm {
-		name := "floor-" + rand.String(6)
+	for i := range b.counts.floor {
+		name := fmt.Sprintf("floor-%d", i)
 		created, err := b.startApp(ctx, name, "", "stamp")
 		if err != nil {
 			return err
@@ -30,15 +28,12 @@ func (b *bench) floor(ctx context.Context) error {
 			return err
 		}
 		starts = append(starts, began.Sub(created))
-		if _, err := b.deleteApp(ctx, name); err != nil {
-			return err
-		}
 		if err := wait(ctx, pause); err != nil {
 			return err
 		}
 	}
 	b.addDurations("floor.start", starts, 50, 95, 99)
-	return nil
+	return b.deleteApps(ctx)
 }
 
 // series are the publishes of one kind.
@@ -110,7 +105,7 @@ func (b *bench) coldAndMemory(ctx context.Context) error {
 		}
 	}
 	b.addSeries("cold", cold)
-	if err := b.addRequests("cold", since, cold.windows); err != nil {
+	if err := b.addRequests("cold", since, cold.windows, len(cold.windows)); err != nil {
 		return err
 	}
 	if err := b.memory(ctx, b.counts.cold); err != nil {
@@ -148,26 +143,24 @@ func (b *bench) warm(ctx context.Context) error {
 	}
 	since := time.Now()
 	var warm series
-	var unpublishes []window
-	for range b.counts.warm {
-		name := "warm-" + rand.String(6)
-		if err := b.publish(ctx, &warm, name, "first"); err != nil {
+	for i := range b.counts.warm {
+		if err := b.publish(ctx, &warm, fmt.Sprintf("warm-%d", i), "first"); err != nil {
 			return err
 		}
-		deleted, err := b.deleteApp(ctx, name)
-		if err != nil {
-			return err
-		}
-		if err := wait(ctx, pause); err != nil {
-			return err
-		}
-		unpublishes = append(unpublishes, window{deleted, time.Now()})
 	}
 	b.addSeries("warm", warm)
-	if err := b.addRequests("warm", since, warm.windows); err != nil {
+	if err := b.addRequests("warm", since, warm.windows, len(warm.windows)); err != nil {
 		return err
 	}
-	if err := b.addRequests("unpublish", since, unpublishes); err != nil {
+	unpublish := window{from: time.Now()}
+	if err := b.deletePods(ctx, "claim=first,app!=holder"); err != nil {
+		return err
+	}
+	if err := wait(ctx, pause); err != nil {
+		return err
+	}
+	unpublish.to = time.Now()
+	if err := b.addRequests("unpublish", unpublish.from, []window{unpublish}, len(warm.windows)); err != nil {
 		return err
 	}
 	return b.deleteApps(ctx)
