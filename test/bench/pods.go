@@ -100,45 +100,76 @@ func clearMetadata(ctx context.Context) error {
 	return nil
 }
 
-// volume makes a PersistentVolume by hand and a claim of the same name, and
-// waits until they are bound.
-func (b *bench) volume(ctx context.Context, name string) error {
-	capacity := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Ti")}
-	modes, class := []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}, ""
-	_, err := b.kube.CoreV1().PersistentVolumes().Create(ctx, &corev1.PersistentVolume{
+// volumes makes PersistentVolumes by hand and claims of the same names, and
+// waits until they are bound. A claim is made only when the controller knows
+// its volume, because otherwise it waits for the next resync of 15 s.
+func (b *bench) volumes(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		if _, err := b.kube.CoreV1().PersistentVolumes().Create(ctx, b.newVolume(name), metav1.CreateOptions{}); err != nil {
+			return fmt.Errorf("make volume %s: %w", name, err)
+		}
+	}
+	for _, name := range names {
+		err := until(ctx, "volume "+name+" is known", func() error {
+			volume, err := b.kube.CoreV1().PersistentVolumes().Get(ctx, b.volumeID(name), metav1.GetOptions{})
+			if err == nil && volume.Status.Phase != corev1.VolumeAvailable {
+				err = fmt.Errorf("it is %s", volume.Status.Phase)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	claims := b.kube.CoreV1().PersistentVolumeClaims(b.namespace)
+	for _, name := range names {
+		if _, err := claims.Create(ctx, b.newClaim(name), metav1.CreateOptions{}); err != nil {
+			return fmt.Errorf("make claim %s: %w", name, err)
+		}
+	}
+	for _, name := range names {
+		err := until(ctx, "claim "+name+" is bound", func() error {
+			claim, err := claims.Get(ctx, name, metav1.GetOptions{})
+			if err == nil && claim.Status.Phase != corev1.ClaimBound {
+				err = fmt.Errorf("it is %s", claim.Status.Phase)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) newVolume(name string) *corev1.PersistentVolume {
+	return &corev1.PersistentVolume{
 		ObjectMeta: metav1.ObjectMeta{Name: b.volumeID(name), Labels: map[string]string{"bench": b.namespace}},
 		Spec: corev1.PersistentVolumeSpec{
-			Capacity: capacity, AccessModes: modes, PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
-			// Without it the claim may wait for the next resync of 15 s.
-			ClaimRef: &corev1.ObjectReference{Namespace: b.namespace, Name: name},
+			Capacity:                      corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Ti")},
+			AccessModes:                   []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
+			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain,
 			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
 				Driver: driverName, VolumeHandle: b.volumeID(name), FSType: "juicefs",
 				VolumeAttributes:     map[string]string{"juicefs/host-path": b.dataDir},
 				NodePublishSecretRef: &corev1.SecretReference{Name: secretName, Namespace: b.namespace},
 			}},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("make volume: %w", err)
 	}
-	claims := b.kube.CoreV1().PersistentVolumeClaims(b.namespace)
-	_, err = claims.Create(ctx, &corev1.PersistentVolumeClaim{
+}
+
+func (b *bench) newClaim(name string) *corev1.PersistentVolumeClaim {
+	class := ""
+	return &corev1.PersistentVolumeClaim{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PersistentVolumeClaimSpec{
-			StorageClassName: &class, VolumeName: b.volumeID(name), AccessModes: modes,
-			Resources: corev1.VolumeResourceRequirements{Requests: capacity},
+			StorageClassName: &class, VolumeName: b.volumeID(name),
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
+			Resources: corev1.VolumeResourceRequirements{
+				Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Ti")},
+			},
 		},
-	}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("make claim: %w", err)
 	}
-	return until(ctx, "claim "+name+" is bound", func() error {
-		claim, err := claims.Get(ctx, name, metav1.GetOptions{})
-		if err == nil && claim.Status.Phase != corev1.ClaimBound {
-			err = fmt.Errorf("it is %s", claim.Status.Phase)
-		}
-		return err
-	})
 }
 
 func (b *bench) volumeID(name string) string { return b.namespace + "-" + name }

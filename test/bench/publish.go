@@ -90,16 +90,16 @@ func (b *bench) coldAndMemory(ctx context.Context) error {
 		return err
 	}
 	b.say("publishing %d volumes that are not mounted", b.counts.cold)
+	var claims []string
+	for i := range b.counts.cold {
+		claims = append(claims, fmt.Sprintf("cold-%d", i))
+	}
+	if err := b.volumes(ctx, claims...); err != nil {
+		return err
+	}
 	since := time.Now()
 	var cold series
-	for i := range b.counts.cold {
-		claim := fmt.Sprintf("cold-%d", i)
-		if err := b.volume(ctx, claim); err != nil {
-			return err
-		}
-		if err := wait(ctx, pause); err != nil {
-			return err
-		}
+	for _, claim := range claims {
 		if err := b.publish(ctx, &cold, claim, claim); err != nil {
 			return err
 		}
@@ -123,7 +123,7 @@ func (b *bench) coldAndMemory(ctx context.Context) error {
 }
 
 func (b *bench) firstMount(ctx context.Context) error {
-	if err := b.volume(ctx, "first"); err != nil {
+	if err := b.volumes(ctx, "first"); err != nil {
 		return err
 	}
 	if _, err := b.startApp(ctx, "first", "first", "stamp"); err != nil {

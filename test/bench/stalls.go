@@ -48,7 +48,7 @@ func victims() []victim {
 // stalls measures how long single operations of an application take while
 // what serves them is replaced or killed.
 func (b *bench) stalls(ctx context.Context) error {
-	if err := b.volume(ctx, loadName); err != nil {
+	if err := b.volumes(ctx, loadName); err != nil {
 		return err
 	}
 	if _, err := b.startApp(ctx, loadName, loadName, "run", "/data"); err != nil {
