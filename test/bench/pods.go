@@ -110,36 +110,38 @@ func (b *bench) volumes(ctx context.Context, names ...string) error {
 		}
 	}
 	for _, name := range names {
-		err := until(ctx, "volume "+name+" is known", func() error {
-			volume, err := b.kube.CoreV1().PersistentVolumes().Get(ctx, b.volumeID(name), metav1.GetOptions{})
-			if err == nil && volume.Status.Phase != corev1.VolumeAvailable {
-				err = fmt.Errorf("it is %s", volume.Status.Phase)
-			}
-			return err
-		})
-		if err != nil {
+		if err := until(ctx, "volume "+name+" is known", func() error { return b.volumeKnown(ctx, name) }); err != nil {
 			return err
 		}
 	}
-	claims := b.kube.CoreV1().PersistentVolumeClaims(b.namespace)
 	for _, name := range names {
-		if _, err := claims.Create(ctx, b.newClaim(name), metav1.CreateOptions{}); err != nil {
+		_, err := b.kube.CoreV1().PersistentVolumeClaims(b.namespace).Create(ctx, b.newClaim(name), metav1.CreateOptions{})
+		if err != nil {
 			return fmt.Errorf("make claim %s: %w", name, err)
 		}
 	}
 	for _, name := range names {
-		err := until(ctx, "claim "+name+" is bound", func() error {
-			claim, err := claims.Get(ctx, name, metav1.GetOptions{})
-			if err == nil && claim.Status.Phase != corev1.ClaimBound {
-				err = fmt.Errorf("it is %s", claim.Status.Phase)
-			}
-			return err
-		})
-		if err != nil {
+		if err := until(ctx, "claim "+name+" is bound", func() error { return b.claimBound(ctx, name) }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (b *bench) volumeKnown(ctx context.Context, name string) error {
+	volume, err := b.kube.CoreV1().PersistentVolumes().Get(ctx, b.volumeID(name), metav1.GetOptions{})
+	if err == nil && volume.Status.Phase != corev1.VolumeAvailable {
+		err = fmt.Errorf("it is %s", volume.Status.Phase)
+	}
+	return err
+}
+
+func (b *bench) claimBound(ctx context.Context, name string) error {
+	claim, err := b.kube.CoreV1().PersistentVolumeClaims(b.namespace).Get(ctx, name, metav1.GetOptions{})
+	if err == nil && claim.Status.Phase != corev1.ClaimBound {
+		err = fmt.Errorf("it is %s", claim.Status.Phase)
+	}
+	return err
 }
 
 func (b *bench) newVolume(name string) *corev1.PersistentVolume {
