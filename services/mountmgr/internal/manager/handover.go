@@ -30,6 +30,9 @@ func (m *mount) handOver(ctx context.Context) error {
 	if serves, err := m.takeUpSuccessor(ctx); serves || err != nil {
 		return err
 	}
+	if upgrade := m.snapshot().Upgrade; upgrade.Running() && upgrade.Phase == store.UpgradeAdopted {
+		return m.transition(lifecycle.Serving, "", "")
+	}
 	if m.session == nil {
 		session, err := m.reconnect(ctx, m.snapshot().Client)
 		if err != nil {
@@ -40,6 +43,13 @@ func (m *mount) handOver(ctx context.Context) error {
 	successor, err := m.prepareSuccessor(ctx)
 	if err != nil {
 		return m.keepOld(ctx, err)
+	}
+	err = m.reach(store.UpgradeSuccessorReady)
+	if err == nil {
+		err = m.reach(store.UpgradeHandingOver)
+	}
+	if err != nil {
+		return m.stayWithOld(ctx, successor, err)
 	}
 	return m.passOn(ctx, successor)
 }
@@ -86,7 +96,7 @@ func (m *mount) dropSuccessor(ctx context.Context) error {
 func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
 	ctx, cancel := context.WithTimeout(ctx, successorTimeout)
 	defer cancel()
-	settings, err := m.settings()
+	settings, err := m.successorSettings()
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +131,7 @@ func (m *mount) keepOld(ctx context.Context, cause error) error {
 	if state.gone || state.failure != nil {
 		return m.transition(lifecycle.Recovering, "MountPodGone", cause.Error())
 	}
-	return fmt.Errorf("prepare successor: %w", cause)
+	return m.rollBack(ctx, fmt.Errorf("prepare successor: %w", cause))
 }
 
 // passOn lets the old client go and the successor serve. Applications wait
@@ -131,16 +141,20 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 	old := m.snapshot().Client
 	state, err := m.letGo(ctx)
 	if err != nil {
-		return m.stayWithOld(ctx, successor, err)
+		return m.stayWithOld(ctx, successor, fmt.Errorf("let the old client go: %w", err))
 	}
-	err = letServe(ctx, successor, old.SessionID, state)
+	serveCtx, cancel := context.WithTimeout(ctx, m.stallBudget(readyTimeout))
+	defer cancel()
+	err = letServe(serveCtx, successor, old.SessionID, state)
 	if ctx.Err() != nil {
 		return ctx.Err() // The next mount manager takes the successor up.
 	}
 	if err != nil {
 		return m.rescue(ctx, successor, err)
 	}
-	m.log.InfoContext(ctx, "handed over", logkeys.Duration, time.Since(began), logkeys.Pod, successor.PodName)
+	m.pause = time.Since(began)
+	m.manager.pauses.add(m.pause)
+	m.log.InfoContext(ctx, "handed over", logkeys.Duration, m.pause, logkeys.Pod, successor.PodName)
 	m.setSession(successor.session)
 	if err := m.identify(ctx, successor.Client); err != nil {
 		return err
@@ -157,7 +171,10 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 func (m *mount) stayWithOld(ctx context.Context, successor *runningClient, cause error) error {
 	successor.session.Close()
 	m.closeSession() // The next attempt finds out how the old one is.
-	return errors.Join(fmt.Errorf("let the old client go: %w", cause), m.dropSuccessor(ctx))
+	if err := m.dropSuccessor(ctx); err != nil {
+		return errors.Join(cause, err)
+	}
+	return m.rollBack(ctx, cause)
 }
 
 // letGo makes the old client stop at a request boundary and returns its state.
@@ -173,7 +190,7 @@ func (m *mount) letGo(ctx context.Context) (launcher.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	state, err := m.session.HandOff(ctx, handOffTimeout)
+	state, err := m.session.HandOff(ctx, m.stallBudget(handOffTimeout))
 	stopWaking()
 	if err != nil {
 		return nil, err
@@ -194,6 +211,10 @@ func (m *mount) rescue(ctx context.Context, failed *runningClient, cause error) 
 	m.log.WarnContext(ctx, "successor does not serve", logkeys.Pod, failed.PodName, logkeys.Error, cause)
 	failed.session.Close()
 	m.closeSession()
+	// From here on with the settings that the mount had before.
+	if err := m.endUpgrade(cause); err != nil {
+		return err
+	}
 	if err := m.dropSuccessor(ctx); err != nil {
 		return err
 	}

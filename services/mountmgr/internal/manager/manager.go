@@ -62,6 +62,7 @@ type Manager struct {
 	Parts
 	options Options
 	watch   *broadcaster
+	pauses  pauses
 
 	running sync.WaitGroup
 
@@ -322,15 +323,11 @@ func (m *Manager) Usage(ctx context.Context, volumeID, path string) (probe.Usage
 
 // Get returns a mount by id.
 func (m *Manager) Get(id string) (store.Record, error) {
-	m.mu.Lock()
-	found := m.mounts[id]
-	m.mu.Unlock()
-	if found != nil {
-		if record := found.snapshot(); record.State != lifecycle.Gone {
-			return record, nil
-		}
+	found, err := m.find(id)
+	if err != nil {
+		return store.Record{}, err
 	}
-	return store.Record{}, fmt.Errorf("mount %s: %w", id, errdefs.ErrNotFound)
+	return found.snapshot(), nil
 }
 
 // List returns all mounts in the order of their ids.
@@ -388,9 +385,10 @@ func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
 	m.mu.Unlock()
 	if owner != nil {
 		owner.podChanged(pod)
-		return
 	}
-	if pod.DeletionTimestamp == nil {
+	// A pod is recorded before it is made; one that is not any more was replaced
+	// by a mount manager that died before it could delete it.
+	if (owner == nil || !owner.owns(pod.Name)) && pod.DeletionTimestamp == nil {
 		if err := m.Pods.Delete(ctx, pod.Name, string(pod.UID), 0); err != nil {
 			m.Log.WarnContext(ctx, "delete stray mount pod", logkeys.Pod, pod.Name, logkeys.Error, err)
 		}

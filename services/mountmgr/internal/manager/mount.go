@@ -37,6 +37,9 @@ type mount struct {
 	// sessions hands the session to whoever refills the vault.
 	sessions sessionSlot
 
+	// pause is how long the last hand-over took; only run uses it.
+	pause time.Duration
+
 	// wake tells run that references or pods have changed.
 	wake chan struct{}
 
@@ -125,6 +128,7 @@ func (m *mount) transition(to lifecycle.State, reason, message string) error {
 			return err
 		}
 		m.log.Info("state", logkeys.State, string(to), logkeys.Reason, reason, logkeys.Message, message)
+		settle(r, to, message)
 		r.State, r.StateSince, r.Reason, r.Message = to, time.Now().UTC(), reason, message
 		return nil
 	})
@@ -272,6 +276,12 @@ func (m *mount) podChanged(pod *corev1.Pod) {
 	m.setPod(string(pod.UID), state)
 }
 
+// owns tells whether the pod is that of the client or of its successor.
+func (m *mount) owns(podName string) bool {
+	record := m.snapshot()
+	return record.Client.PodName == podName || record.Successor != nil && record.Successor.PodName == podName
+}
+
 func (m *mount) podRemoved(uid string) { m.setPod(uid, podState{deleting: true, gone: true}) }
 
 func (m *mount) setPod(uid string, state podState) {
@@ -294,13 +304,30 @@ func (m *mount) pod(uid string) (podState, <-chan struct{}) {
 // settings resolves the settings again from what they were first resolved
 // from, so that a mount that is made again is the same mount.
 func (m *mount) settings() (volume.Settings, error) {
-	inputs := m.snapshot().Inputs
+	record := m.snapshot()
+	return m.resolve(record.Inputs, record.Image)
+}
+
+// successorSettings are those of an upgrade that runs, or else the same again.
+func (m *mount) successorSettings() (volume.Settings, error) {
+	if upgrade := m.snapshot().Upgrade; upgrade.Running() {
+		return m.resolve(upgrade.Inputs, upgrade.Image)
+	}
+	return m.settings()
+}
+
+// resolve adds the Secret; image replaces the resolved one unless it is empty.
+func (m *mount) resolve(inputs volume.Inputs, image string) (volume.Settings, error) {
 	secret, err := m.manager.Secrets.Get(m.id)
 	if err != nil {
 		return volume.Settings{}, err
 	}
 	inputs.Secret = secret
-	return volume.Resolve(inputs)
+	settings, err := volume.Resolve(inputs)
+	if image != "" {
+		settings.Pod.Image = image
+	}
+	return settings, err
 }
 
 func (m *mount) closeSession() {

@@ -52,6 +52,7 @@ func (m *mount) decide() (bool, error) {
 		if err := lifecycle.Check(r.State, lifecycle.Draining); err != nil {
 			return err
 		}
+		settle(r, lifecycle.Draining, "")
 		r.State, r.StateSince, r.Reason, r.Message = lifecycle.Draining, time.Now().UTC(), "Unused", ""
 		drained = true
 		return nil
@@ -64,6 +65,8 @@ func (m *mount) decide() (bool, error) {
 		return true, m.transition(lifecycle.Recovering, "MountPodGone", "the mount pod is gone")
 	case state.deleting:
 		return true, m.transition(lifecycle.HandingOver, "MountPodDeleted", "the mount pod is being deleted")
+	case m.snapshot().Upgrade.Running():
+		return true, m.transition(lifecycle.HandingOver, "Upgrade", "the client is being replaced on request")
 	}
 	return false, nil
 }

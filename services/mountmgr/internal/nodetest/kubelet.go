@@ -121,8 +121,17 @@ func (k *Kubelet) terminate(pod *corev1.Pod, grace time.Duration) {
 	}
 }
 
-// run makes the pod's root file system and starts its container.
+// run waits for the API server to have the pod, as kubelet sees none before,
+// makes its root file system and starts its container.
 func (k *Kubelet) run(pod *corev1.Pod) {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for range 10_000 {
+		if _, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name); err == nil {
+			break
+		}
+		<-ticker.C
+	}
 	if err := k.start(pod); err != nil {
 		k.say("run pod", pod.Name, ":", err)
 		k.fail(pod, err)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type Node struct {
 	Manager *manager.Manager
 
 	tb          testing.TB
+	config      atomic.Pointer[volume.Config]
 	log         *slog.Logger
 	stopManager func()
 	stopVault   func()
@@ -52,6 +54,7 @@ func NewNode(tb testing.TB) *Node {
 		tb.Fatal(err)
 	}
 	n := &Node{Dir: dir, tb: tb, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	n.SetConfig(volume.Config{})
 	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node
 			tb.Fatal(err)
@@ -228,9 +231,12 @@ func (n *Node) options() manager.Options {
 		Defaults: volume.Defaults{
 			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: volume.ShareByVolume,
 		},
-		Config: func() (volume.Config, error) { return volume.Config{}, nil },
+		Config: func() (volume.Config, error) { return *n.config.Load(), nil },
 	}
 }
+
+// SetConfig replaces the configuration of the driver, which is empty at first.
+func (n *Node) SetConfig(config volume.Config) { n.config.Store(&config) }
 
 // Eventually waits up to 60 s for check to succeed.
 func (n *Node) Eventually(what string, check func() error) {

@@ -23,7 +23,7 @@ func (s *Server) view(r store.Record) *mountmgrv1.Mount {
 		CreatedAt: timestamp(r.CreatedAt), UniqueId: r.UniqueID, ShareMode: shareMode(r.ShareMode),
 		SettingsHash: r.SettingsHash, FileSystem: r.FileSystem, FileSystemUuid: r.FileSystemUUID, ReadOnly: r.ReadOnly,
 		MountPath: r.MountPath, DeviceMinor: r.DeviceMinor, WaitingRequests: waiting,
-		Client: s.client(&r.Client), Successor: s.client(r.Successor), Recoveries: r.Recoveries,
+		Client: s.client(&r.Client), Successor: s.client(r.Successor), Recoveries: r.Recoveries, Upgrade: upgrade(r.Upgrade),
 		WantedProtection: mountmgrv1.CrashProtection_CRASH_PROTECTION_FULL,
 		Protection:       mountmgrv1.CrashProtection_CRASH_PROTECTION_CONNECTION,
 		ProtectionReason: "this release protects the connection",

@@ -25,7 +25,10 @@ type Record struct {
 
 	// Inputs are what the settings were resolved from, without the Secret, so
 	// that the mount can be made again exactly as it was.
-	Inputs       volume.Inputs    `json:"inputs"`
+	Inputs volume.Inputs `json:"inputs"`
+	// Image replaces the image that the settings have, as an upgrade asked for;
+	// empty for theirs.
+	Image        string           `json:"image,omitempty"`
 	UniqueID     string           `json:"uniqueID"`
 	ShareMode    volume.ShareMode `json:"shareMode"`
 	SettingsHash string           `json:"settingsHash"`
@@ -47,6 +50,8 @@ type Record struct {
 	Successor  *Client     `json:"successor,omitempty"`
 	References []Reference `json:"references,omitempty"`
 	Recoveries uint32      `json:"recoveries,omitempty"`
+	// Upgrade is the running or last one; nil when there never was one.
+	Upgrade *Upgrade `json:"upgrade,omitempty"`
 }
 
 // Client is a JuiceFS client and the mount pod that it runs in.
@@ -95,6 +100,10 @@ func (r Record) Clone() Record {
 	if r.Successor != nil {
 		successor := *r.Successor
 		c.Successor = &successor
+	}
+	if r.Upgrade != nil {
+		upgrade := *r.Upgrade
+		c.Upgrade = &upgrade
 	}
 	return c
 }
