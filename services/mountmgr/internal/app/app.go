@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -23,6 +24,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/server"
@@ -68,16 +70,24 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	registry := metricsserver.NewRegistry()
+	counters, err := metrics.New(registry)
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
 	mounts := manager.New(facts, manager.Parts{
-		Store: records, Secrets: secrets, Log: log,
+		Store: records, Secrets: secrets, Log: log, Metrics: counters,
 		Vault:  custody.NewClient(o.VaultSocket, log),
 		Pods:   mountpod.NewPods(client, o.MountNamespace, o.NodeName),
 		Prober: probe.New(self),
 	})
-	return serve(ctx, o, mounts, log)
+	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	return serve(ctx, o, mounts, registry, log)
 }
 
-func serve(ctx context.Context, o Options, mounts *manager.Manager, log *slog.Logger) error {
+func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *prometheus.Registry, log *slog.Logger) error {
 	address, err := endpoint.Parse(o.Endpoint)
 	if err != nil {
 		return err
@@ -86,7 +96,6 @@ func serve(ctx context.Context, o Options, mounts *manager.Manager, log *slog.Lo
 	if err != nil {
 		return err
 	}
-	registry := metricsserver.NewRegistry()
 	rpc := grpcserver.New(grpcserver.Options{Logger: log, Registry: registry, Name: "mountmgr"})
 	mountmgrv1.RegisterMountManagerServiceServer(rpc, server.New(mounts, o.NodeName, o.MountNamespace))
 	group := task.NewGroup(ctx)

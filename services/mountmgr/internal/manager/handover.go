@@ -154,6 +154,7 @@ func (m *mount) passOn(ctx context.Context, successor *runningClient) error {
 	}
 	m.pause = time.Since(began)
 	m.manager.pauses.add(m.pause)
+	m.manager.Metrics.HandedOver(m.pause)
 	m.log.InfoContext(ctx, "handed over", logkeys.Duration, m.pause, logkeys.Pod, successor.PodName)
 	m.setSession(successor.session)
 	if err := m.identify(ctx, successor.Client); err != nil {

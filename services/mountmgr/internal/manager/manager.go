@@ -24,6 +24,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -55,6 +56,8 @@ type Parts struct {
 	Pods    *mountpod.Pods
 	Prober  *probe.Prober
 	Log     *slog.Logger
+	// Metrics may be nil.
+	Metrics *metrics.Metrics
 }
 
 // Manager is safe for concurrent use.
@@ -97,6 +100,7 @@ type PublishRequest struct {
 // Publish makes the volume visible at the target and blocks until a client
 // serves it. It returns the mount, and whether it was made for this call.
 func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Record, bool, error) {
+	began := time.Now()
 	if err := m.checkTarget(request.TargetPath); err != nil {
 		return store.Record{}, false, err
 	}
@@ -121,6 +125,7 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 		return store.Record{}, false, err
 	}
 	served.mirrorReferences(ctx, request.TargetPath)
+	m.Metrics.Published(served.created, time.Since(began))
 	return record, served.created, nil
 }
 
@@ -340,6 +345,12 @@ func (m *Manager) List() []store.Record {
 	}
 	sort.Slice(records, func(i, j int) bool { return records[i].ID < records[j].ID })
 	return records
+}
+
+// Held returns how many connections the vault holds a copy of.
+func (m *Manager) Held(ctx context.Context) (int, error) {
+	held, err := m.Vault.List(ctx)
+	return len(held), err
 }
 
 // Ready fails with errdefs.ErrUnavailable until Run has taken custody of all

@@ -56,6 +56,7 @@ func (m *mount) recover(ctx context.Context) error {
 }
 
 func (m *mount) recovered() error {
+	m.manager.Metrics.Recovered()
 	if err := m.update(func(r *store.Record) error { r.Recoveries++; return nil }); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/juicefs-csi/driver/libs/fdpass"
@@ -20,6 +21,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -34,8 +36,10 @@ type Node struct {
 	Kubelet *Kubelet
 	// Dir holds everything of the node, on a tmpfs.
 	Dir string
-	// Manager is the running mount manager; Restart replaces it.
-	Manager *manager.Manager
+	// Manager is the running mount manager; StartManager replaces it, and the
+	// registry of its metrics.
+	Manager  *manager.Manager
+	Registry *prometheus.Registry
 
 	tb          testing.TB
 	config      atomic.Pointer[volume.Config]
@@ -191,12 +195,18 @@ func (n *Node) StartManager() {
 	if err != nil {
 		n.tb.Fatal(err)
 	}
+	n.Registry = prometheus.NewPedanticRegistry()
+	counters, err := metrics.New(n.Registry)
+	if err != nil {
+		n.tb.Fatal(err)
+	}
 	n.Manager = manager.New(n.options(), manager.Parts{
-		Store: records, Secrets: secrets, Log: n.log,
+		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
 		Pods:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node"),
 		Prober: probe.New("/proc/self/exe"),
 	})
+	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {

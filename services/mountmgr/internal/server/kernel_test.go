@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -94,5 +95,75 @@ func TestUpgrade(t *testing.T) {
 	_, err = client.AbortUpgrade(ctx, &mountmgrv1.AbortUpgradeRequest{MountId: id, UpgradeId: "unknown"})
 	if !errdefs.IsNotFound(err) {
 		t.Errorf("abort of an unknown upgrade: %v", err)
+	}
+}
+
+// The numbers are those of the mounts, while there are some and afterwards.
+func TestMetrics(t *testing.T) {
+	n := nodetest.NewNode(t)
+	client := mountmgrtest.Dial(t, mountmgrtest.Serve(t, server.New(n.Manager, "node", nodetest.Namespace)))
+	request := func(name string) *mountmgrv1.PublishVolumeRequest {
+		return &mountmgrv1.PublishVolumeRequest{
+			VolumeId: "pv-1", TargetPath: n.Target(name), AccessMode: mountmgrv1.AccessMode_ACCESS_MODE_MULTI_NODE_MULTI_WRITER,
+			Secrets: n.Secret("test"), VolumeContext: n.Attributes(),
+		}
+	}
+	for _, name := range []string{"one", "two", "three"} {
+		if _, err := client.PublishVolume(t.Context(), request(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantMetrics(t, n, "published", map[string]float64{
+		"mounts Serving": 1, "references": 3, "vault_descriptors": 1, "publish_seconds cold": 1, "publish_seconds warm": 2,
+		"recoveries_total": 0, "handover_seconds": 0,
+	})
+	published := n.Manager.List()[0]
+	n.Kubelet.Kill(published.Client.PodUID)
+	n.Eventually("it is replaced", func() error {
+		if now, err := n.Manager.Get(published.ID); err != nil || now.State != "Serving" || now.Recoveries != 1 {
+			return fmt.Errorf("state %s, %d recoveries (%w)", now.State, now.Recoveries, err)
+		}
+		return nil
+	})
+	wantMetrics(t, n, "killed", map[string]float64{"mounts Serving": 1, "vault_descriptors": 1, "recoveries_total": 1})
+	for _, name := range []string{"one", "two", "three"} {
+		_, err := client.UnpublishVolume(t.Context(), &mountmgrv1.UnpublishVolumeRequest{VolumeId: "pv-1", TargetPath: n.Target(name)})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Eventually("the mount is gone", func() error {
+		if left := n.Manager.List(); len(left) > 0 {
+			return fmt.Errorf("%d mounts", len(left))
+		}
+		return nil
+	})
+	wantMetrics(t, n, "unpublished", map[string]float64{
+		"mounts Serving": 0, "mounts Draining": 0, "references": 0, "vault_descriptors": 0, "publish_seconds cold": 1,
+	})
+}
+
+// wantMetrics compares metrics, named without their prefix but with the value
+// of their label.
+func wantMetrics(t *testing.T, n *nodetest.Node, when string, want map[string]float64) {
+	t.Helper()
+	families, err := n.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			name := strings.TrimPrefix(family.GetName(), "juicefs_csi_mountmgr_")
+			for _, label := range metric.GetLabel() {
+				name += " " + label.GetValue()
+			}
+			got[name] = metric.GetGauge().GetValue() + metric.GetCounter().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+		}
+	}
+	for name, value := range want {
+		if got[name] != value {
+			t.Errorf("%s: %s is %v, want %v", when, name, got[name], value)
+		}
 	}
 }
