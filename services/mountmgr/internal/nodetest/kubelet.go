@@ -39,8 +39,12 @@ type Kubelet struct {
 	log  *os.File
 	uids atomic.Int64
 
-	mu   sync.Mutex
-	pods map[string]*exec.Cmd
+	// starts are the pods that are being started.
+	starts sync.WaitGroup
+
+	mu      sync.Mutex
+	pods    map[string]*exec.Cmd
+	stopped bool
 }
 
 // NewKubelet starts a kubelet on dir. juicefs maps image names to the client
@@ -69,7 +73,12 @@ func (k *Kubelet) create(action clienttesting.Action) (bool, runtime.Object, err
 	}
 	if pod, ok := created.GetObject().(*corev1.Pod); ok {
 		pod.UID = types.UID("pod-" + strconv.FormatInt(k.uids.Add(1), 10))
-		go k.run(pod.DeepCopy())
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if !k.stopped {
+			run := pod.DeepCopy()
+			k.starts.Go(func() { k.run(run) })
+		}
 	}
 	return false, nil, nil
 }
@@ -277,13 +286,17 @@ func (k *Kubelet) kill(uid string) { k.Signal(uid, syscall.SIGKILL) }
 // killAll ends every pod and takes its root file system away.
 func (k *Kubelet) killAll() {
 	k.mu.Lock()
+	k.stopped = true
+	k.mu.Unlock()
+	k.starts.Wait()
+	k.mu.Lock()
 	var running []string
 	for uid := range k.pods {
 		running = append(running, uid)
 	}
 	k.mu.Unlock()
 	for _, uid := range running {
-		k.kill(uid)
+		k.Kill(uid)
 	}
 	roots, _ := filepath.Glob(filepath.Join(k.Dir, "pods", "*", "root"))
 	for _, root := range roots {
