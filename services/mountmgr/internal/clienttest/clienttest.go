@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/juicefs-csi/driver/libs/mountinfo"
 )
 
 // DefaultVersion is the client that tests use unless told otherwise.
@@ -130,8 +132,11 @@ func (m *Mount) Abort(tb testing.TB) {
 		unix.Mount("none", connections, "fusectl", 0, "") //nolint:errcheck // already mounted, without connections
 	}
 	abort := filepath.Join(connections, strconv.FormatUint(uint64(m.minor), 10), "abort")
+	// Once it is unmounted, the number may belong to another connection.
+	if entry, err := mountinfo.ByPath(m.Path); err == nil && entry.Minor == m.minor {
+		os.WriteFile(abort, []byte("1"), 0) //nolint:errcheck // gone already
+	}
 	unix.Unmount(m.Path, unix.MNT_DETACH) //nolint:errcheck // unmounted already
-	os.WriteFile(abort, []byte("1"), 0)   //nolint:errcheck // gone already
 }
 
 // Config is what the tests need of the client's .config file.

@@ -24,7 +24,7 @@ const patience = 20 * time.Second
 
 // within fails the test when do waits for the client of connection minor, which
 // it then aborts so that the process can end.
-func within(t *testing.T, what string, minor uint32, do func() error) error {
+func within(t *testing.T, what, path string, minor uint32, do func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() { done <- do() }()
@@ -32,7 +32,7 @@ func within(t *testing.T, what string, minor uint32, do func() error) error {
 	case err := <-done:
 		return err
 	case <-time.After(patience):
-		_ = kernelmount.Abort(minor)
+		_ = kernelmount.Abort(path, minor)
 		t.Fatalf("%s waits for a client", what)
 		return nil
 	}
@@ -59,7 +59,7 @@ func newMount(t *testing.T, directory, name string) served {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := kernelmount.Abort(minor); err != nil {
+		if err := kernelmount.Abort(path, minor); err != nil {
 			t.Error(err)
 		}
 		if err := kernelmount.Remove(path); err != nil {
@@ -90,12 +90,12 @@ func scratch(t *testing.T) string {
 
 func attach(t *testing.T, m served, target string, readOnly bool) error {
 	t.Helper()
-	return within(t, "Attach", m.minor, func() error { return kernelmount.Attach(m.path, m.minor, target, readOnly) })
+	return within(t, "Attach", m.path, m.minor, func() error { return kernelmount.Attach(m.path, m.minor, target, readOnly) })
 }
 
 func remove(t *testing.T, m served, target string) error {
 	t.Helper()
-	return within(t, "Remove", m.minor, func() error { return kernelmount.Remove(target) })
+	return within(t, "Remove", m.path, m.minor, func() error { return kernelmount.Remove(target) })
 }
 
 // stack is what is mounted at path, the topmost last.
@@ -316,7 +316,7 @@ func TestWaitingAndAbort(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if err := kernelmount.Abort(m.minor); err != nil {
+		if err := kernelmount.Abort(m.path, m.minor); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -330,7 +330,7 @@ func TestWaitingAndAbort(t *testing.T) {
 	if left := waiting(t, m); left != 0 {
 		t.Errorf("%d requests wait in a connection that is gone", left)
 	}
-	if err := kernelmount.Abort(m.minor); err != nil {
+	if err := kernelmount.Abort(m.path, m.minor); err != nil {
 		t.Errorf("abort of a connection that is gone: %v", err)
 	}
 }

@@ -172,9 +172,13 @@ func Attached(target string, minor uint32) (bool, error) {
 		target, entry.FSType, entry.Minor, errdefs.ErrAlreadyExists)
 }
 
-// Abort ends a connection: whoever waits for it gets an error. It succeeds
-// when the connection is gone.
-func Abort(minor uint32) error {
+// Abort ends the connection that is mounted at path: whoever waits for it gets
+// an error. It succeeds when path does not show it any more, and does nothing
+// then: the number may belong to somebody else's connection already.
+func Abort(mountPath string, minor uint32) error {
+	if attached, err := Attached(mountPath, minor); err != nil || !attached {
+		return nil //nolint:nilerr // Something else is mounted there.
+	}
 	path := filepath.Join(connectionsDir, strconv.FormatUint(uint64(minor), 10), "abort")
 	if err := os.WriteFile(path, []byte("1"), 0o200); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("abort connection %d: %w", minor, err)

@@ -130,7 +130,7 @@ func (m *mount) replaceClient(ctx context.Context) error {
 func (m *mount) abandon(ctx context.Context) error {
 	record := m.snapshot()
 	m.closeSession()
-	if err := kernelmount.Abort(record.DeviceMinor); err != nil {
+	if err := kernelmount.Abort(record.MountPath, record.DeviceMinor); err != nil {
 		return err
 	}
 	if len(record.References) == 0 {

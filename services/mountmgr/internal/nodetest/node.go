@@ -18,6 +18,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/fdpass"
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
@@ -137,21 +138,9 @@ func (n *Node) installLauncher() {
 // clients are the JuiceFS clients by image.
 func clients(tb testing.TB) map[string]string {
 	tb.Helper()
-	cache := os.Getenv("JUICEFS_CSI_CACHE") //nolint:forbidigo // tests are told by the environment where things are
-	if cache == "" {
-		home, err := os.UserCacheDir()
-		if err != nil {
-			tb.Fatal(err)
-		}
-		cache = filepath.Join(home, "juicefs-csi")
-	}
 	found := make(map[string]string)
 	for _, version := range []string{"1.3.1", "1.4.2"} {
-		path := filepath.Join(cache, "juicefs", version, "juicefs")
-		if _, err := os.Stat(path); err != nil { //nolint:gosec // that is what the variable is for
-			tb.Fatalf("JuiceFS client %s is not there: run `make client` first: %v", version, err)
-		}
-		found["mount:ce-v"+version] = path
+		found["mount:ce-v"+version] = clienttest.Binary(tb, version)
 	}
 	return found
 }
@@ -283,9 +272,7 @@ func (*Node) Command(name string, args ...string) (string, error) {
 // removeMounts aborts the connections that the test has left and unmounts.
 func (n *Node) removeMounts() {
 	for _, record := range n.Manager.List() {
-		if record.DeviceMinor != 0 {
-			_ = kernelmount.Abort(record.DeviceMinor)
-		}
+		_ = kernelmount.Abort(record.MountPath, record.DeviceMinor)
 	}
 	unmountBelow(n.Dir)
 }

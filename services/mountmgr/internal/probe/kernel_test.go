@@ -28,7 +28,7 @@ func TestADeadMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = kernelmount.Abort(minor)
+		_ = kernelmount.Abort(path, minor)
 		if err := kernelmount.Remove(path); err != nil {
 			t.Error(err)
 		}
@@ -52,7 +52,7 @@ func TestADeadMount(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	if err := kernelmount.Abort(minor); err != nil {
+	if err := kernelmount.Abort(path, minor); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "every probe has ended", func() bool { return children(t) == 0 })
