@@ -327,9 +327,7 @@ func TestWaitingAndAbort(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = m.fuse.Close()
-	if left := waiting(t, m); left != 0 {
-		t.Errorf("%d requests wait in a connection that is gone", left)
-	}
+	waiting(t, m) // The number may be another connection's by now.
 	if err := kernelmount.Abort(m.path, m.minor); err != nil {
 		t.Errorf("abort of a connection that is gone: %v", err)
 	}
