@@ -78,7 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	mounts := manager.New(facts, manager.Parts{
 		Store: records, Secrets: secrets, Log: log, Metrics: counters,
 		Vault:  custody.NewClient(o.VaultSocket, log),
-		Pods:   mountpod.NewPods(client, o.MountNamespace, o.NodeName),
+		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir),
 		Prober: probe.New(self),
 	})
 	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {

@@ -20,9 +20,6 @@ import (
 // greets: an image may have to be pulled.
 const podTimeout = 90 * time.Second
 
-// mountPodUID is who mount pods run as.
-const mountPodUID = 0
-
 // clientStart is one start of a client in a new mount pod.
 type clientStart struct {
 	settings volume.Settings
@@ -51,17 +48,14 @@ func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, erro
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
 	}
-	spec := mountpod.Spec{
-		Name: client.PodName, Namespace: m.manager.Pods.Namespace(), Node: m.manager.options.Node, MountID: m.id,
-		LauncherDir: m.manager.options.LauncherDir, Settings: s.settings, Targets: targets(record),
-	}
-	pod, err := mountpod.Build(spec)
+	uid, err := m.manager.Host.Create(ctx, mountpod.Spec{
+		Name: client.PodName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
+		Settings: s.settings, Targets: targets(record),
+	})
 	if err != nil {
 		return nil, err
 	}
-	if client.PodUID, err = m.manager.Pods.Create(ctx, pod); err != nil {
-		return nil, err
-	}
+	client.PodUID = uid
 	running, err := m.startIn(ctx, client, s)
 	if err != nil {
 		return nil, errors.Join(err, m.deletePod(ctx, client))
@@ -107,7 +101,7 @@ func (m *mount) greet(ctx context.Context, podUID string) (*launcher.Session, er
 	defer cancel()
 	failed := make(chan error, 1)
 	go func() { failed <- m.awaitPodFailure(ctx, podUID, cancel) }()
-	session, err := launcher.Connect(ctx, m.manager.options.podsDir(), podUID, mountPodUID)
+	session, err := m.manager.Host.Connect(ctx, podUID)
 	cancel()
 	if failure := <-failed; failure != nil && err != nil {
 		return nil, failure
@@ -190,7 +184,7 @@ func (m *mount) deletePod(ctx context.Context, client store.Client) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
-	return m.manager.Pods.Delete(ctx, client.PodName, client.PodUID, 0)
+	return m.manager.Host.Delete(ctx, client.PodName, client.PodUID, 0)
 }
 
 func targets(record store.Record) []string {

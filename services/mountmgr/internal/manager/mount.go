@@ -261,7 +261,7 @@ func (m *mount) mirrorReferences(ctx context.Context, target string) {
 	m.manager.running.Go(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mirrorTimeout)
 		defer cancel()
-		err := m.manager.Pods.Annotate(ctx, record.Client.PodName, map[string]*string{mountpod.ReferenceKey(target): value})
+		err := m.manager.Host.Annotate(ctx, record.Client.PodName, map[string]*string{mountpod.ReferenceKey(target): value})
 		if err != nil {
 			m.log.WarnContext(ctx, "mirror reference", logkeys.TargetPath, target, logkeys.Error, err)
 		}

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"path/filepath"
 	"strings"
 )
 
@@ -48,6 +47,3 @@ func pathName(uniqueID string) string {
 	}
 	return cleaned
 }
-
-// podsDir is where kubelet keeps the volumes of pods.
-func (o Options) podsDir() string { return filepath.Join(o.KubeletDir, "pods") }

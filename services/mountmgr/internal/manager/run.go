@@ -26,7 +26,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	failed := make(chan error, 2)
 	go func() { failed <- m.Vault.Watch(ctx, m.fillVault) }()
 	go func() {
-		failed <- m.Pods.Watch(ctx, func(pod *corev1.Pod) { m.podChanged(ctx, pod) }, m.podRemoved)
+		failed <- m.Host.Watch(ctx, func(pod *corev1.Pod) { m.podChanged(ctx, pod) }, m.podRemoved)
 	}()
 	err := <-failed
 	cancel()

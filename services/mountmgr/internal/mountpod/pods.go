@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -15,7 +16,12 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 )
+
+// podUID is who mount pods run as.
+const podUID = 0
 
 // Pods is the API server's view of the mount pods of one node in one
 // namespace. It is safe for concurrent use.
@@ -23,23 +29,38 @@ type Pods struct {
 	client    kubernetes.Interface
 	namespace string
 	node      string
+	podsDir   string
 }
 
-// NewPods does not speak to the API server yet.
-func NewPods(client kubernetes.Interface, namespace, node string) *Pods {
-	return &Pods{client: client, namespace: namespace, node: node}
+// NewPods does not speak to the API server yet. kubeletDir is kubelet's root
+// directory.
+func NewPods(client kubernetes.Interface, namespace, node, kubeletDir string) *Pods {
+	return &Pods{client: client, namespace: namespace, node: node, podsDir: filepath.Join(kubeletDir, "pods")}
 }
 
-// Namespace is where the mount pods are.
-func (p *Pods) Namespace() string { return p.namespace }
-
-// Create makes a pod and returns its uid.
-func (p *Pods) Create(ctx context.Context, pod *corev1.Pod) (string, error) {
+// Create makes the pod of spec, whose node and namespace are those of p, and
+// returns its uid.
+func (p *Pods) Create(ctx context.Context, spec Spec) (string, error) {
+	spec.Node, spec.Namespace = p.node, p.namespace
+	pod, err := Build(spec)
+	if err != nil {
+		return "", err
+	}
 	made, err := p.client.CoreV1().Pods(p.namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("create mount pod %s/%s: %w", p.namespace, pod.Name, native(err))
 	}
 	return string(made.UID), nil
+}
+
+// Connect waits until the jfs-launch of a pod greets, or ctx ends.
+func (p *Pods) Connect(ctx context.Context, uid string) (*launcher.Session, error) {
+	return launcher.Connect(ctx, p.podsDir, uid, podUID)
+}
+
+// Reconnect is Connect for a jfs-launch that must be listening already.
+func (p *Pods) Reconnect(ctx context.Context, uid string) (*launcher.Session, error) {
+	return launcher.Reconnect(ctx, p.podsDir, uid, podUID)
 }
 
 // Delete deletes the pod with this name and uid; a grace of 0 does not wait

@@ -58,7 +58,7 @@ func mountPod(name, uid string) *corev1.Pod {
 
 func TestDeletionSparesANamesakeAndIsIdempotent(t *testing.T) {
 	client := fake.NewClientset(mountPod("p", "u"))
-	pods := mountpod.NewPods(client, "ns", "node")
+	pods := mountpod.NewPods(client, "ns", "node", "/var/lib/kubelet")
 	var precondition *metav1.Preconditions
 	client.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		if deletion, ok := action.(clienttesting.DeleteAction); ok {
@@ -84,7 +84,7 @@ func TestAnnotateLeavesOthersAlone(t *testing.T) {
 	pod.Annotations = map[string]string{"theirs": "1", "old": "2"}
 	client := fake.NewClientset(pod)
 	value := "3"
-	pods := mountpod.NewPods(client, "ns", "node")
+	pods := mountpod.NewPods(client, "ns", "node", "/var/lib/kubelet")
 	if err := pods.Annotate(t.Context(), "p", map[string]*string{"new": &value, "old": nil}); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestErrorsOfTheAPIServerAreMapped(t *testing.T) {
 	} {
 		client := fake.NewClientset()
 		client.PrependReactor("create", "pods", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, c.err })
-		if _, err := mountpod.NewPods(client, "ns", "node").Create(t.Context(), mountPod("p", "u")); !c.is(err) {
+		if _, err := mountpod.NewPods(client, "ns", "node", "/var/lib/kubelet").Create(t.Context(), mountpod.Spec{Name: "p"}); !c.is(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestWatchTellsOfMountPods(t *testing.T) {
 	defer cancel()
 	events, done := make(chan string, 100), make(chan error, 1)
 	go func() {
-		done <- mountpod.NewPods(client, "ns", "node").Watch(ctx,
+		done <- mountpod.NewPods(client, "ns", "node", "/var/lib/kubelet").Watch(ctx,
 			func(pod *corev1.Pod) { events <- "changed " + pod.Name }, func(pod *corev1.Pod) { events <- "removed " + pod.Name })
 	}()
 	await(t, events, "changed before")

@@ -192,7 +192,7 @@ func (n *Node) StartManager() {
 	n.Manager = manager.New(n.options(), manager.Parts{
 		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
-		Pods:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node"),
+		Host:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir()),
 		Prober: probe.New("/proc/self/exe"),
 	})
 	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
