@@ -67,7 +67,7 @@ func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart)
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
 	}
-	session, err := m.greet(ctx, client.PodUID)
+	session, err := m.greet(ctx, client)
 	if err != nil {
 		return nil, err
 	}
@@ -96,12 +96,12 @@ func (m *mount) recordClient(client store.Client, successor bool) error {
 }
 
 // greet waits for the pod's jfs-launch, or until the pod can never run.
-func (m *mount) greet(ctx context.Context, podUID string) (*launcher.Session, error) {
+func (m *mount) greet(ctx context.Context, client store.Client) (*launcher.Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, podTimeout)
 	defer cancel()
 	failed := make(chan error, 1)
-	go func() { failed <- m.awaitPodFailure(ctx, podUID, cancel) }()
-	session, err := m.manager.Host.Connect(ctx, podUID)
+	go func() { failed <- m.awaitPodFailure(ctx, client.PodUID, cancel) }()
+	session, err := m.manager.Host.Connect(ctx, client)
 	cancel()
 	if failure := <-failed; failure != nil && err != nil {
 		return nil, failure
@@ -184,7 +184,7 @@ func (m *mount) deletePod(ctx context.Context, client store.Client) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
-	return m.manager.Host.Delete(ctx, client.PodName, client.PodUID, 0)
+	return m.manager.Host.Delete(ctx, client, 0)
 }
 
 func targets(record store.Record) []string {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
 // Host is where clients run, each with a jfs-launch of its own. It must be
@@ -17,12 +18,12 @@ type Host interface {
 	// then on; it does not wait for it.
 	Create(ctx context.Context, spec mountpod.Spec) (uid string, err error)
 	// Connect waits until the jfs-launch greets, or ctx ends.
-	Connect(ctx context.Context, uid string) (*launcher.Session, error)
+	Connect(ctx context.Context, client store.Client) (*launcher.Session, error)
 	// Reconnect is Connect for a jfs-launch that must be listening already.
-	Reconnect(ctx context.Context, uid string) (*launcher.Session, error)
+	Reconnect(ctx context.Context, client store.Client) (*launcher.Session, error)
 	// Delete ends the jfs-launch and all that it has started; a grace of 0 does
 	// not wait for them. One that is gone is no error.
-	Delete(ctx context.Context, name, uid string, grace time.Duration) error
+	Delete(ctx context.Context, client store.Client, grace time.Duration) error
 	// Annotate sets annotations one by one, or removes those whose value is nil.
 	Annotate(ctx context.Context, name string, annotations map[string]*string) error
 	// Watch calls changed for everything that runs now and whenever it changes,

@@ -113,7 +113,7 @@ func (m *mount) ensureCustody(ctx context.Context) error {
 func (m *mount) reconnect(ctx context.Context, client store.Client) (*launcher.Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
 	defer cancel()
-	return m.manager.Host.Reconnect(ctx, client.PodUID)
+	return m.manager.Host.Reconnect(ctx, client)
 }
 
 // keepCustody deposits the descriptor of this mount in a vault that lost it.

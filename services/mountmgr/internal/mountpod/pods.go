@@ -18,10 +18,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
-
-// podUID is who mount pods run as.
-const podUID = 0
 
 // Pods is the API server's view of the mount pods of one node in one
 // namespace. It is safe for concurrent use.
@@ -54,27 +52,27 @@ func (p *Pods) Create(ctx context.Context, spec Spec) (string, error) {
 }
 
 // Connect waits until the jfs-launch of a pod greets, or ctx ends.
-func (p *Pods) Connect(ctx context.Context, uid string) (*launcher.Session, error) {
-	return launcher.Connect(ctx, p.podsDir, uid, podUID)
+func (p *Pods) Connect(ctx context.Context, client store.Client) (*launcher.Session, error) {
+	return launcher.Connect(ctx, p.podsDir, client.PodUID, client.RunAsUser)
 }
 
 // Reconnect is Connect for a jfs-launch that must be listening already.
-func (p *Pods) Reconnect(ctx context.Context, uid string) (*launcher.Session, error) {
-	return launcher.Reconnect(ctx, p.podsDir, uid, podUID)
+func (p *Pods) Reconnect(ctx context.Context, client store.Client) (*launcher.Session, error) {
+	return launcher.Reconnect(ctx, p.podsDir, client.PodUID, client.RunAsUser)
 }
 
-// Delete deletes the pod with this name and uid; a grace of 0 does not wait
-// for its end. A pod that is gone is no error.
-func (p *Pods) Delete(ctx context.Context, name, uid string, grace time.Duration) error {
+// Delete deletes the pod of a client, by its name and, where known, uid; a
+// grace of 0 does not wait for its end. A pod that is gone is no error.
+func (p *Pods) Delete(ctx context.Context, pod store.Client, grace time.Duration) error {
 	seconds := int64(grace / time.Second)
 	options := metav1.DeleteOptions{GracePeriodSeconds: &seconds}
-	if uid != "" {
-		precondition := types.UID(uid)
+	if pod.PodUID != "" {
+		precondition := types.UID(pod.PodUID)
 		options.Preconditions = &metav1.Preconditions{UID: &precondition}
 	}
-	err := p.client.CoreV1().Pods(p.namespace).Delete(ctx, name, options)
+	err := p.client.CoreV1().Pods(p.namespace).Delete(ctx, pod.PodName, options)
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("delete mount pod %s/%s: %w", p.namespace, name, native(err))
+		return fmt.Errorf("delete mount pod %s/%s: %w", p.namespace, pod.PodName, native(err))
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
 func TestFailure(t *testing.T) {
@@ -70,7 +71,7 @@ func TestDeletionSparesANamesakeAndIsIdempotent(t *testing.T) {
 		return false, nil, nil
 	})
 	for _, uid := range []string{"another", "u", "u"} {
-		if err := pods.Delete(t.Context(), "p", uid, 0); err != nil {
+		if err := pods.Delete(t.Context(), store.Client{PodName: "p", PodUID: uid}, 0); err != nil {
 			t.Errorf("delete of uid %s: %v", uid, err)
 		}
 		if precondition == nil || string(*precondition.UID) != uid {

@@ -63,6 +63,8 @@ type Client struct {
 	Version   string    `json:"version,omitempty"`
 	SessionID uint64    `json:"sessionID,omitempty"`
 	StartedAt time.Time `json:"startedAt,omitzero"`
+	// RunAsUser is the uid of all that runs in the pod.
+	RunAsUser uint32 `json:"runAsUser,omitempty"`
 	// Launcher is PID 1 of the pod, once it was met.
 	Launcher launcher.Process `json:"launcher,omitzero"`
 }
