@@ -87,7 +87,7 @@ tools: $(foreach t,$(TOOL_LIST),$(call tool-path,$(t))) ## Build the pinned deve
 GENERATED := proto/gen charts/*/values.schema.json deploy
 
 .PHONY: generate
-generate: $(BUF) $(PROTOC_PLUGINS) $(HELM) ## Generate Go code from proto/, chart schemas and deploy/k8s.yaml.
+generate: $(BUF) $(PROTOC_PLUGINS) $(HELM) $(KUBECONFORM) ## Generate Go code from proto/, chart schemas and deploy/k8s.yaml.
 	@PATH='$(subst $(eval) ,:,$(dir $(PROTOC_PLUGINS)))':"$$PATH" '$(BUF)' generate
 	@$(GO) -C hack run ./schema --charts ../charts
 	@$(GO) test -count 1 ./test/charts -update >/dev/null || $(GO) test -count 1 ./test/charts
