@@ -247,6 +247,10 @@ e2e: e2e-deps client images $(HELM) ## Run the tests on a real local cluster (ro
 bench: e2e-deps client images $(HELM) ## Measure, print a table and write test/bench/results.json (root).
 	@RELEASE='$(RELEASE)' $(GO) run ./test/bench $(BENCHFLAGS)
 
+.PHONY: soak
+soak: e2e-deps client images $(HELM) ## Let pods come and go for 30 minutes while the nodes' services are killed (root).
+	@RELEASE='$(RELEASE)' $(GO) run ./test/soak $(SOAKFLAGS)
+
 ##@ Demo
 
 .PHONY: demo

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,9 +25,10 @@ const (
 	loadImageName = "juicefs-csi/bench-load:v1"
 	secretName    = "file-system"
 	driverName    = "csi.juicefs.com"
-	mountPods     = "app.kubernetes.io/name=juicefs-mount"
+	// mountPods selects those that serve a mount.
+	mountPods = "app.kubernetes.io/name=juicefs-mount,!" + local.SpareLabel
 	// metadataNumber is the database of the cluster's Redis that is used.
-	metadataNumber = "7"
+	metadataNumber = 7
 )
 
 // loadImage builds the program of the application pods into an image of its
@@ -61,41 +60,18 @@ func (b *bench) loadImage(ctx context.Context) error {
 // on the machine's disk. All volumes are of this file system, each with a
 // mount of its own.
 func (b *bench) fileSystem(ctx context.Context) error {
-	if err := clearMetadata(ctx); err != nil {
+	if err := local.FlushRedis(ctx, metadataNumber); err != nil {
 		return err
 	}
 	_, err := b.kube.CoreV1().Secrets(b.namespace).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: secretName},
 		StringData: map[string]string{
-			"name": b.namespace, "metaurl": "redis://" + devcluster.RedisAddress + "/" + metadataNumber,
+			"name": b.namespace, "metaurl": fmt.Sprintf("redis://%s/%d", devcluster.RedisAddress, metadataNumber),
 			"storage": "file", "bucket": b.dataDir + "/",
 		},
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make secret: %w", err)
-	}
-	return nil
-}
-
-// clearMetadata removes what an earlier run on this cluster has left in Redis.
-func clearMetadata(ctx context.Context) error {
-	connection, err := new(net.Dialer).DialContext(ctx, "tcp", devcluster.RedisAddress)
-	if err != nil {
-		return fmt.Errorf("connect to Redis: %w", err)
-	}
-	defer func() { _ = connection.Close() }()
-	if _, err := fmt.Fprintf(connection, "SELECT %s\r\nFLUSHDB\r\n", metadataNumber); err != nil {
-		return fmt.Errorf("clear metadata: %w", err)
-	}
-	answers := bufio.NewReader(connection)
-	for range 2 {
-		answer, err := answers.ReadString('\n')
-		if err == nil && answer != "+OK\r\n" {
-			err = errors.New(strings.TrimSpace(answer))
-		}
-		if err != nil {
-			return fmt.Errorf("clear metadata: %w", err)
-		}
 	}
 	return nil
 }

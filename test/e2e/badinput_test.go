@@ -108,44 +108,11 @@ func containsAll(text string, parts []string) bool {
 	return true
 }
 
-// traces names what the driver keeps: Secrets, mount pods and Jobs of its
-// namespace, and private files, mount directories and mounts of the nodes.
+// traces names what the driver keeps; see local.Traces.
 func (s *scene) traces() map[string]bool {
 	s.Helper()
-	secrets, err := env.kube.CoreV1().Secrets(local.Namespace).List(s.ctx, metav1.ListOptions{})
+	traces, err := local.Traces(s.ctx, env.cluster, env.kube)
 	s.must(err)
-	traces := make(map[string]bool)
-	for _, secret := range secrets.Items {
-		traces["secret "+secret.Name] = true
-	}
-	jobs, err := env.kube.BatchV1().Jobs(local.Namespace).List(s.ctx, metav1.ListOptions{})
-	s.must(err)
-	for _, job := range jobs.Items {
-		traces["job "+job.Name] = true
-	}
-	pods, err := env.kube.CoreV1().Pods(local.Namespace).List(s.ctx, metav1.ListOptions{
-		LabelSelector: "app.kubernetes.io/name in (juicefs-mount, juicefs-job)",
-	})
-	s.must(err)
-	for _, pod := range pods.Items {
-		traces["pod "+pod.Name] = true
-	}
-	for _, node := range env.cluster.Nodes() {
-		for _, dir := range []string{"/run/juicefs-csi/private", "/var/lib/juicefs/volume"} {
-			listing, err := env.cluster.NodeOutput(s.ctx, node.Name, "ls", dir)
-			s.must(err)
-			for name := range strings.FieldsSeq(string(listing)) {
-				traces[node.Name+":"+dir+"/"+name] = true
-			}
-		}
-		mounts, err := env.cluster.NodeOutput(s.ctx, node.Name, "cat", "/proc/self/mountinfo")
-		s.must(err)
-		for line := range strings.Lines(string(mounts)) {
-			if strings.Contains(line, " - fuse") {
-				traces[node.Name+": mount at "+strings.Fields(line)[4]] = true
-			}
-		}
-	}
 	return traces
 }
 

@@ -3,12 +3,10 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -164,19 +162,8 @@ func (s *scene) redis(database int) fileSystem {
 // with OK.
 func redisCommands(t *testing.T, commands ...string) {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", devcluster.RedisAddress, 5*time.Second)
-	if err != nil {
+	if err := local.RedisCommands(t.Context(), commands...); err != nil {
 		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	answers := bufio.NewScanner(conn)
-	for _, command := range commands {
-		if _, err := fmt.Fprint(conn, command+"\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		if !answers.Scan() || answers.Text() != "+OK" {
-			t.Fatalf("redis answers %q to %s (%v)", answers.Text(), command, answers.Err())
-		}
 	}
 }
 

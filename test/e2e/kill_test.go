@@ -5,10 +5,6 @@ package e2e
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -22,21 +18,8 @@ import (
 // node, as the machine numbers them: nodes have no pid namespace of their own.
 func (s *scene) processes(node, name, podUID string) []int {
 	s.Helper()
-	entries, err := os.ReadDir("/proc")
+	found, err := local.Processes(name, env.cluster.Cgroup(node)+"/", podUID)
 	s.must(err)
-	var found []int
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		executable, _ := os.Readlink(filepath.Join("/proc", entry.Name(), "exe"))
-		cgroup, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
-		ofPod := strings.Contains(string(cgroup), env.cluster.Cgroup(node)+"/") && strings.Contains(string(cgroup), podUID)
-		if filepath.Base(executable) == name && ofPod {
-			found = append(found, pid)
-		}
-	}
 	return found
 }
 

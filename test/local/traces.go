@@ -1,0 +1,110 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/juicefs-csi/driver/test/devcluster"
+)
+
+// Traces names all that the driver keeps: Secrets, mount pods and Jobs of its
+// namespace; private files, mount directories and mounts of the nodes; and
+// FUSE descriptors that fdvault holds. Spare mount pods are no traces: they
+// belong to no mount.
+func Traces(ctx context.Context, cluster *devcluster.Cluster, kube kubernetes.Interface) (map[string]bool, error) {
+	traces := make(map[string]bool)
+	if err := objectTraces(ctx, kube, traces); err != nil {
+		return nil, err
+	}
+	for _, node := range cluster.Nodes() {
+		if err := nodeTraces(ctx, cluster, node.Name, traces); err != nil {
+			return nil, err
+		}
+	}
+	return traces, nil
+}
+
+func objectTraces(ctx context.Context, kube kubernetes.Interface, traces map[string]bool) error {
+	secrets, err := kube.CoreV1().Secrets(Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list secrets: %w", err)
+	}
+	for _, secret := range secrets.Items {
+		traces["secret "+secret.Name] = true
+	}
+	jobs, err := kube.BatchV1().Jobs(Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list jobs: %w", err)
+	}
+	for _, job := range jobs.Items {
+		traces["job "+job.Name] = true
+	}
+	pods, err := kube.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: "app.kubernetes.io/name in (juicefs-mount, juicefs-job),!" + SpareLabel,
+	})
+	if err != nil {
+		return fmt.Errorf("list pods: %w", err)
+	}
+	for _, pod := range pods.Items {
+		traces["pod "+pod.Name] = true
+	}
+	return nil
+}
+
+// SpareLabel is on mount pods that wait for a mount.
+const SpareLabel = "csi.juicefs.com/spare"
+
+func nodeTraces(ctx context.Context, cluster *devcluster.Cluster, node string, traces map[string]bool) error {
+	for _, dir := range []string{"/run/juicefs-csi/private", "/var/lib/juicefs/volume"} {
+		listing, err := cluster.NodeOutput(ctx, node, "ls", dir)
+		if err != nil {
+			return err
+		}
+		for name := range strings.FieldsSeq(string(listing)) {
+			traces[node+":"+dir+"/"+name] = true
+		}
+	}
+	mounts, err := cluster.NodeOutput(ctx, node, "cat", "/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, " - fuse") {
+			traces[node+": mount at "+strings.Fields(line)[4]] = true
+		}
+	}
+	held, err := descriptors(cluster.Cgroup(node))
+	if err == nil && held > 0 {
+		traces[fmt.Sprintf("%s: fdvault holds %d descriptors", node, held)] = true
+	}
+	return err
+}
+
+// descriptors counts the FUSE descriptors of the node's fdvault.
+func descriptors(cgroup string) (int, error) {
+	vaults, err := Processes("juicefs-fdvault", cgroup+"/")
+	if err != nil {
+		return 0, err
+	}
+	held := 0
+	for _, pid := range vaults {
+		dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // It has just ended.
+		}
+		for _, entry := range entries {
+			if target, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil && target == "/dev/fuse" {
+				held++
+			}
+		}
+	}
+	return held, nil
+}
