@@ -28,6 +28,8 @@ const setupTimeout = 15 * time.Minute
 // environment is the cluster that all tests share; only TestMain sets it.
 type environment struct {
 	cluster *devcluster.Cluster
+	tree    local.Tree
+	helm    string
 	config  *rest.Config
 	kube    kubernetes.Interface
 	release string
@@ -77,19 +79,18 @@ func run(m *testing.M) (code int, err error) {
 }
 
 func install(ctx context.Context) error {
-	tree, err := local.FindTree()
-	if err != nil {
+	var err error
+	if env.tree, err = local.FindTree(); err != nil {
 		return err
 	}
-	helm := os.Getenv("HELM")
-	if helm == "" {
-		helm = "helm"
+	if env.helm = os.Getenv("HELM"); env.helm == "" {
+		env.helm = "helm"
 	}
 	env.release = os.Getenv("RELEASE")
 	if env.release == "" {
 		env.release = "v0.1.0"
 	}
-	if err := tree.Install(ctx, env.cluster, helm, os.Stderr, installValues()...); err != nil {
+	if err := env.tree.Install(ctx, env.cluster, env.helm, os.Stderr, installValues()...); err != nil {
 		return err
 	}
 	if env.config, err = clientcmd.BuildConfigFromFlags("", env.cluster.Kubeconfig()); err != nil {

@@ -67,11 +67,18 @@ func (s *scene) deletesData(fs fileSystem, claim string, volume *corev1.Persiste
 	}
 }
 
-// static makes a PersistentVolume by hand, and a claim of the same name.
+// static makes a PersistentVolume by hand, and a claim of the same name. Its
+// mount pods see the directory of all file systems on the node's disk.
 func (s *scene) static(fs fileSystem, name string, attributes map[string]string, mountOptions ...string) *corev1.PersistentVolume {
 	s.Helper()
 	all := map[string]string{"juicefs/host-path": env.dataDir}
 	maps.Copy(all, attributes)
+	return s.staticBare(fs, name, all, mountOptions...)
+}
+
+// staticBare is static with these attributes alone.
+func (s *scene) staticBare(fs fileSystem, name string, attributes map[string]string, mountOptions ...string) *corev1.PersistentVolume {
+	s.Helper()
 	capacity := corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("10Pi")}
 	volumeName, none := s.namespace+"-"+name, ""
 	volume, err := env.kube.CoreV1().PersistentVolumes().Create(s.ctx, &corev1.PersistentVolume{
@@ -80,7 +87,7 @@ func (s *scene) static(fs fileSystem, name string, attributes map[string]string,
 			Capacity: capacity, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany},
 			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain, MountOptions: mountOptions,
 			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
-				Driver: driverName, VolumeHandle: volumeName, FSType: "juicefs", VolumeAttributes: all,
+				Driver: driverName, VolumeHandle: volumeName, FSType: "juicefs", VolumeAttributes: attributes,
 				NodePublishSecretRef: &corev1.SecretReference{Name: fs.secret, Namespace: s.namespace},
 			}},
 		},

@@ -82,6 +82,18 @@ func (t Tree) InstallFiles(
 	if err := t.loadImages(ctx, cluster, progress); err != nil {
 		return err
 	}
+	return t.upgrade(ctx, cluster, helm, progress, files, values...)
+}
+
+// Upgrade installs the charts with other values, over images that Install has
+// loaded.
+func (t Tree) Upgrade(ctx context.Context, cluster *devcluster.Cluster, helm string, progress io.Writer, values ...string) error {
+	return t.upgrade(ctx, cluster, helm, progress, nil, values...)
+}
+
+func (t Tree) upgrade(
+	ctx context.Context, cluster *devcluster.Cluster, helm string, progress io.Writer, files []string, values ...string,
+) error {
 	args := []string{
 		"upgrade", "--install", ReleaseName, filepath.Join(t.Root, "charts", "juicefs-csi"),
 		"--namespace", Namespace, "--wait", "--timeout", installTimeout,
