@@ -53,7 +53,9 @@ type bench struct {
 	kube      kubernetes.Interface
 	namespace string
 	// dataDir is a directory of the machine's disk, the same on all nodes.
-	dataDir  string
+	dataDir string
+	// program is the load on the disk of the machine.
+	program  string
 	progress io.Writer
 	began    time.Time
 	results  []Result
@@ -108,6 +110,9 @@ func (b *bench) measureAll(ctx context.Context) error {
 	if b.only == "" || b.only == "publish" {
 		parts = append(parts, b.imageSizes, b.floor, b.coldAndMemory, b.warm)
 	}
+	if b.only == "" || b.only == "dense" {
+		parts = append(parts, b.atOnce, b.dense)
+	}
 	if b.only == "" || b.only == "stalls" {
 		parts = append(parts, b.stalls)
 	}
@@ -127,15 +132,7 @@ func (b *bench) setUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Requests are small because every node of the cluster believes that it
-	// has all processors of the machine.
-	err = b.tree.Install(ctx, b.cluster, b.helm, b.progress,
-		"globalConfig.mountPodPatch[0].resources.requests.cpu=10m",
-		"globalConfig.mountPodPatch[0].resources.requests.memory=32Mi")
-	if err != nil {
-		return err
-	}
-	if err := b.loadImage(ctx); err != nil {
+	if err := b.tree.Install(ctx, b.cluster, b.helm, b.progress, installValues()...); err != nil {
 		return err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", b.cluster.Kubeconfig())
@@ -149,12 +146,24 @@ func (b *bench) setUp(ctx context.Context) error {
 	if b.dataDir, err = os.MkdirTemp("/var/tmp", "juicefs-bench-"); err != nil {
 		return fmt.Errorf("make directory for data: %w", err)
 	}
+	if err := b.loadImage(ctx); err != nil {
+		return err
+	}
 	b.namespace = "bench-" + rand.String(6)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.namespace}}
 	if _, err := b.kube.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("make namespace: %w", err)
 	}
 	return b.fileSystem(ctx)
+}
+
+// installValues keep requests small: every node of the cluster believes that it
+// has all processors of the machine.
+func installValues() []string {
+	return []string{
+		"globalConfig.mountPodPatch[0].resources.requests.cpu=10m",
+		"globalConfig.mountPodPatch[0].resources.requests.memory=32Mi",
+	}
 }
 
 // cleanUp removes the pods and waits until their volumes are gone.

@@ -34,19 +34,15 @@ const (
 // loadImage builds the program of the application pods into an image of its
 // own and loads it onto the node.
 func (b *bench) loadImage(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "juicefs-bench-")
-	if err != nil {
-		return fmt.Errorf("build the load: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	program, archive := filepath.Join(dir, "load"), filepath.Join(dir, "load.tar")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, "./test/bench/load")
+	b.program = filepath.Join(b.dataDir, "load")
+	archive := b.program + ".tar"
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.program, "./test/bench/load")
 	build.Dir, build.Env = b.tree.Root, append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the load: %w: %s", err, bytes.TrimSpace(output))
 	}
 	var content bytes.Buffer
-	image := devcluster.Image{Name: loadImageName, Files: map[string]string{"/load": program}, Dirs: []string{"/data"}}
+	image := devcluster.Image{Name: loadImageName, Files: map[string]string{"/load": b.program}, Dirs: []string{"/data"}}
 	if err := image.Write(&content); err != nil {
 		return err
 	}
@@ -152,9 +148,8 @@ func (b *bench) newClaim(name string) *corev1.PersistentVolumeClaim {
 
 func (b *bench) volumeID(name string) string { return b.namespace + "-" + name }
 
-// startApp makes a pod, with a claim unless that is empty, and returns when its
-// process runs. The time is that just before the request to make the pod.
-func (b *bench) startApp(ctx context.Context, name, claim string, args ...string) (created time.Time, err error) {
+// newApp is a pod that runs the load, with a claim unless that is empty.
+func (*bench) newApp(name, claim string, args ...string) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name, "claim": claim}},
 		Spec: corev1.PodSpec{
@@ -169,6 +164,13 @@ func (b *bench) startApp(ctx context.Context, name, claim string, args ...string
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim},
 		}}}
 	}
+	return pod
+}
+
+// startApp makes a pod, with a claim unless that is empty, and returns when its
+// process runs. The time is that just before the request to make the pod.
+func (b *bench) startApp(ctx context.Context, name, claim string, args ...string) (created time.Time, err error) {
+	pod := b.newApp(name, claim, args...)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	pods := b.kube.CoreV1().Pods(b.namespace)
@@ -191,6 +193,14 @@ func (b *bench) startApp(ctx context.Context, name, claim string, args ...string
 		}
 	}
 	return created, errors.Join(fmt.Errorf("pod %s does not run", name), ctx.Err())
+}
+
+func (b *bench) pod(ctx context.Context, name string) (*corev1.Pod, error) {
+	pod, err := b.kube.CoreV1().Pods(b.namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("find pod %s: %w", name, err)
+	}
+	return pod, nil
 }
 
 // stamp is the time that a pod's process printed as its first act.

@@ -245,9 +245,9 @@ func handOverTimes(log string) ([]time.Duration, error) {
 
 // report ends the load and returns what it has to say.
 func (b *bench) report(ctx context.Context) ([]workload.Record, error) {
-	pod, err := b.kube.CoreV1().Pods(b.namespace).Get(ctx, loadName, metav1.GetOptions{})
+	pod, err := b.pod(ctx, loadName)
 	if err != nil {
-		return nil, fmt.Errorf("find load: %w", err)
+		return nil, err
 	}
 	processes, err := processesOf(pod, loadName)
 	if err != nil || len(processes) != 1 {
@@ -257,7 +257,7 @@ func (b *bench) report(ctx context.Context) ([]workload.Record, error) {
 		return nil, fmt.Errorf("end load: %w", err)
 	}
 	err = until(ctx, "the load has ended", func() error {
-		pod, err := b.kube.CoreV1().Pods(b.namespace).Get(ctx, loadName, metav1.GetOptions{})
+		pod, err := b.pod(ctx, loadName)
 		if err == nil && pod.Status.Phase != corev1.PodSucceeded {
 			err = fmt.Errorf("it is %s", pod.Status.Phase)
 		}

@@ -28,6 +28,13 @@ func (c *Cluster) StopKubelet(ctx context.Context, node string) error {
 	return c.layout.stopDaemon(ctx, kubeletName(node), unix.SIGKILL)
 }
 
+// KubeletPID is the process id of a node's kubelet. Its root directory, below
+// /proc, is what the node sees.
+func (c *Cluster) KubeletPID(node string) (int, error) {
+	process, err := readProcess(c.layout.pidFile(kubeletName(node)))
+	return process.PID, err
+}
+
 // StartKubelet starts the kubelet that StopKubelet ended; it does not wait for
 // the node to be ready. It must not be called while one runs.
 func (c *Cluster) StartKubelet(ctx context.Context, node string) error {

@@ -2,8 +2,9 @@
 //
 //	load stamp      print the time at which the program began, and wait
 //	load run DIR    work in DIR and print a line for each slow or failed operation
+//	load mounts DIR N    mount N times something below DIR; load unmount DIR N
 //
-// Both end with SIGTERM. Times are nanoseconds since 1970 by the machine's
+// The first two end with SIGTERM. Times are nanoseconds since 1970 by the machine's
 // clock, which the nodes of the local cluster share with the benchmark.
 package main
 
@@ -37,5 +38,8 @@ func run(began time.Time, args []string) error {
 	case len(args) == 2 && args[0] == "run":
 		return workload.Run(ctx, args[1], os.Stdout)
 	}
-	return fmt.Errorf("usage: load stamp | load run DIR")
+	if len(args) == 3 {
+		return foreign(args[0], args[1], args[2])
+	}
+	return fmt.Errorf("usage: load stamp | load run DIR | load mounts DIR N | load unmount DIR N")
 }
