@@ -96,6 +96,10 @@ func read(filter mountinfo.FilterFunc) ([]Entry, error) {
 	return parse(file, filter)
 }
 
+// Parse reads mounts from a mountinfo file of /proc that the caller has opened:
+// that of another process, whose paths are below the root of that process.
+func Parse(source io.Reader) ([]Entry, error) { return parse(source, nil) }
+
 func parse(source io.Reader, filter mountinfo.FilterFunc) ([]Entry, error) {
 	infos, err := mountinfo.GetMountsFromReader(source, filter)
 	if err != nil {

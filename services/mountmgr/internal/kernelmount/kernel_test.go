@@ -84,6 +84,9 @@ func scratch(t *testing.T) string {
 				_ = unix.Unmount(entry.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 			}
 		}
+		for _, entry := range entries {
+			_ = kernelmount.Remove(entry.Path) // Its directory may be immutable.
+		}
 	})
 	return directory
 }

@@ -85,6 +85,9 @@ func Remove(path string) error {
 	if err := detachAll(path); err != nil {
 		return err
 	}
+	if err := unprotect(path); err != nil {
+		return err
+	}
 	// Removes an empty directory only: what lies on the node's disk stays.
 	if err := unix.Rmdir(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove directory %s: %w", path, err)
@@ -110,9 +113,13 @@ func detachAll(path string) error {
 }
 
 // Attach shows the mount at target, which is made when missing. A mount of the
-// same device that is there already is left as it is. Nothing is left behind on
-// failure.
-func Attach(mountPath string, minor uint32, target string, readOnly bool) error {
+// same device that is there already is left as it is, and one of the previous
+// devices, whose connections are lost, is replaced without a gap. Nothing is
+// left behind on failure. The directory below the mount cannot be written.
+func Attach(mountPath string, minor uint32, target string, readOnly bool, previous ...uint32) error {
+	if _, err := reattach(mountPath, minor, target, readOnly, previous); err != nil {
+		return err
+	}
 	attached, err := Attached(target, minor)
 	if err != nil || attached {
 		return err
@@ -124,7 +131,10 @@ func Attach(mountPath string, minor uint32, target string, readOnly bool) error 
 	if err := os.MkdirAll(target, 0o750); err != nil {
 		return fmt.Errorf("make target %s: %w", target, err)
 	}
-	err = attach(mountPath, target, readOnly)
+	err = protect(target)
+	if err == nil {
+		err = attach(mountPath, minor, target, readOnly)
+	}
 	if err == nil {
 		attached, err = Attached(target, minor)
 	}
@@ -137,19 +147,13 @@ func Attach(mountPath string, minor uint32, target string, readOnly bool) error 
 	return nil
 }
 
-func attach(mountPath, target string, readOnly bool) error {
-	tree, err := unix.OpenTree(unix.AT_FDCWD, mountPath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_NO_AUTOMOUNT)
+func attach(mountPath string, minor uint32, target string, readOnly bool) error {
+	tree, err := clonePath(mountPath, minor, readOnly)
 	if err != nil {
-		return fmt.Errorf("clone the mount at %s: %w", mountPath, err)
+		return err
 	}
-	defer func() { _ = unix.Close(tree) }()
-	if readOnly {
-		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
-		if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, attr); err != nil {
-			return fmt.Errorf("make the clone of %s read-only: %w", mountPath, err)
-		}
-	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+	defer func() { _ = tree.Close() }()
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attach the mount to %s: %w", target, err)
 	}
 	return nil

@@ -27,8 +27,11 @@ const (
 	Recovering State = "Recovering"
 	// Draining has no reference left and is being taken away.
 	Draining State = "Draining"
-	// Lost has a connection that nobody holds any more.
+	// Lost has a connection that nobody holds any more, or that has ended.
 	Lost State = "Lost"
+	// Remounting makes a connection in place of a lost one, and then has every
+	// target show it.
+	Remounting State = "Remounting"
 	// Failed could not start its first client.
 	Failed State = "Failed"
 	// Gone is taken away; its record is removed.
@@ -44,7 +47,8 @@ func transitions() map[State][]State {
 		HandingOver: {Serving, Recovering, Lost},
 		Recovering:  {Serving, Lost},
 		Draining:    {Gone},
-		Lost:        {Draining},
+		Lost:        {Remounting, Draining},
+		Remounting:  {Serving, Lost},
 		Failed:      {Gone},
 		Gone:        nil,
 	}
@@ -52,7 +56,7 @@ func transitions() map[State][]State {
 
 // States lists every state.
 func States() []State {
-	return []State{Pending, Starting, Serving, HandingOver, Recovering, Draining, Lost, Failed, Gone}
+	return []State{Pending, Starting, Serving, HandingOver, Recovering, Draining, Lost, Remounting, Failed, Gone}
 }
 
 // Check fails with errdefs.ErrFailedPrecondition unless to may follow from.
@@ -66,9 +70,9 @@ func Check(from, to State) error {
 // Shareable is true in the states in which a further target may join.
 func (s State) Shareable() bool {
 	switch s {
-	case Pending, Starting, Serving, HandingOver, Recovering:
+	case Pending, Starting, Serving, HandingOver, Recovering, Lost, Remounting:
 		return true
-	case Draining, Lost, Failed, Gone:
+	case Draining, Failed, Gone:
 		return false
 	default:
 		return false
@@ -77,5 +81,5 @@ func (s State) Shareable() bool {
 
 // Ended is true in the states that no client will ever serve again.
 func (s State) Ended() bool {
-	return s == Draining || s == Lost || s == Failed || s == Gone
+	return s == Draining || s == Failed || s == Gone
 }

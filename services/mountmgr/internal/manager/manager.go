@@ -129,14 +129,22 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 	return record, served.created, nil
 }
 
-// show waits until the mount serves and attaches the target to it.
+// show waits until the mount serves and attaches the target to it, again when
+// the connection was lost meanwhile.
 func show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
-	record, err := served.awaitServing(ctx)
-	if err != nil {
-		return store.Record{}, err
+	var lost []uint32
+	for {
+		record, err := served.awaitServing(ctx)
+		if err != nil {
+			return store.Record{}, err
+		}
+		lost = append(lost, record.PreviousMinors()...)
+		err = kernelmount.Attach(record.MountPath, record.DeviceMinor, reference.TargetPath, reference.ReadOnly, lost...)
+		if served.snapshot().DeviceMinor == record.DeviceMinor {
+			return record, err
+		}
+		lost = append(lost, record.DeviceMinor)
 	}
-	err = kernelmount.Attach(record.MountPath, record.DeviceMinor, reference.TargetPath, reference.ReadOnly)
-	return record, err
 }
 
 // release drops a reference whose target could not be attached.

@@ -40,6 +40,10 @@ type mount struct {
 	// pause is how long the last hand-over took; only run uses it.
 	pause time.Duration
 
+	// remounts counts the attempts to remount that have failed in a row; only
+	// run uses it.
+	remounts int
+
 	// wake tells run that references or pods have changed.
 	wake chan struct{}
 
@@ -97,7 +101,8 @@ func (m *mount) steps() map[lifecycle.State]func(context.Context) error {
 		lifecycle.Serving:     m.serve,
 		lifecycle.HandingOver: m.handOver,
 		lifecycle.Recovering:  m.recover,
-		lifecycle.Lost:        m.abandon,
+		lifecycle.Lost:        m.lost,
+		lifecycle.Remounting:  m.remount,
 		lifecycle.Draining:    m.drain,
 		lifecycle.Failed:      m.discard,
 	}
@@ -121,17 +126,27 @@ func (m *mount) snapshot() store.Record {
 	return m.record.Clone()
 }
 
-// transition persists the new state before anything is done about it.
-func (m *mount) transition(to lifecycle.State, reason, message string) error {
-	return m.update(func(r *store.Record) error {
+// transition persists the new state, with further changes of the record, before
+// anything is done about it.
+func (m *mount) transition(to lifecycle.State, reason, message string, changes ...func(*store.Record)) error {
+	lost := false
+	err := m.update(func(r *store.Record) error {
 		if err := lifecycle.Check(r.State, to); err != nil {
 			return err
 		}
 		m.log.Info("state", logkeys.State, string(to), logkeys.Reason, reason, logkeys.Message, message)
 		settle(r, to, message)
+		lost = to == lifecycle.Lost && r.State != lifecycle.Remounting
 		r.State, r.StateSince, r.Reason, r.Message = to, time.Now().UTC(), reason, message
+		for _, change := range changes {
+			change(r)
+		}
 		return nil
 	})
+	if err == nil && lost {
+		m.manager.Metrics.LostMount()
+	}
+	return err
 }
 
 // update changes the record: on disk first, in memory when that succeeded.

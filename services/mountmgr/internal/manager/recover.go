@@ -29,6 +29,9 @@ const (
 
 // recover replaces a client that is gone without warning.
 func (m *mount) recover(ctx context.Context) error {
+	if m.connectionEnded(ctx) {
+		return m.transition(lifecycle.Lost, "ConnectionEnded", "the kernel has ended the connection")
+	}
 	if m.session != nil && m.restartedInPlace(ctx) {
 		return m.recovered()
 	}
@@ -45,6 +48,8 @@ func (m *mount) recover(ctx context.Context) error {
 			return m.recovered()
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case errors.Is(err, errConnectionEnded):
+			return m.transition(lifecycle.Lost, "ConnectionEnded", err.Error())
 		case errdefs.IsNotFound(err):
 			return m.transition(lifecycle.Lost, "DescriptorLost", err.Error())
 		case recoverCtx.Err() != nil:
@@ -95,6 +100,9 @@ func (m *mount) replaceClient(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = fuse.Close() }()
+	if clientfd.Ended(fuse) {
+		return errConnectionEnded
+	}
 	if err := m.dropSuccessor(ctx); err != nil {
 		return err
 	}
@@ -124,25 +132,6 @@ func (m *mount) replaceClient(ctx context.Context) error {
 	return m.deletePod(ctx, old)
 }
 
-// abandon ends a connection that nobody can serve any more, so that whoever
-// waits for it gets an error instead of a hang. Its targets stay attached and
-// answer with errors until kubelet unpublishes them.
-func (m *mount) abandon(ctx context.Context) error {
-	record := m.snapshot()
-	m.closeSession()
-	if err := kernelmount.Abort(record.MountPath, record.DeviceMinor); err != nil {
-		return err
-	}
-	if len(record.References) == 0 {
-		return m.transition(lifecycle.Draining, "Unused", "")
-	}
-	select {
-	case <-ctx.Done():
-	case <-m.wake:
-	}
-	return ctx.Err()
-}
-
 // drainTimeout is how long a client may take to finish after its mount was
 // taken away.
 const drainTimeout = 60 * time.Second
@@ -156,7 +145,7 @@ func (m *mount) drain(ctx context.Context) error {
 			m.setSession(session)
 		}
 	}
-	if err := kernelmount.Remove(record.MountPath); err != nil {
+	if err := errors.Join(kernelmount.Remove(record.MountPath), m.dropPrevious()); err != nil {
 		return err
 	}
 	m.awaitEnd(ctx)

@@ -21,6 +21,9 @@ func (m *mount) serve(ctx context.Context) error {
 	if m.session == nil {
 		return m.resumeServing(ctx)
 	}
+	if err := m.dropPrevious(); err != nil {
+		m.log.WarnContext(ctx, "lost connection not taken away", logkeys.Error, err)
+	}
 	for {
 		moved, err := m.decide()
 		if moved || err != nil {
@@ -96,6 +99,9 @@ func (m *mount) resumeServing(ctx context.Context) error {
 		return m.transition(lifecycle.HandingOver, "MountPodDeleted", "the mount pod is being deleted")
 	case status.GetState() != launchv1.Status_STATE_SERVING:
 		return m.transition(lifecycle.Recovering, "ClientEnded", "juicefs mount does not serve")
+	}
+	if err := m.ensureMounted(); err != nil {
+		return m.transition(lifecycle.Lost, "Unmounted", err.Error())
 	}
 	return m.ensureCustody(ctx)
 }

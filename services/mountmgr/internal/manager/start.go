@@ -7,6 +7,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
@@ -32,6 +34,19 @@ var errInitUnknown = errors.New("the client did not tell the connection's INIT r
 
 // start makes the kernel mount and its first client.
 func (m *mount) start(ctx context.Context) error {
+	err := m.makeConnection(ctx)
+	if err == nil {
+		return m.transition(lifecycle.Serving, "", "")
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // The mount manager ends; the next one starts anew.
+	}
+	return m.fail(err)
+}
+
+// makeConnection makes the kernel mount and a client that serves it. It begins
+// with taking away what an earlier attempt has left.
+func (m *mount) makeConnection(ctx context.Context) error {
 	startCtx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	settings, err := m.settings()
@@ -41,17 +56,14 @@ func (m *mount) start(ctx context.Context) error {
 		}
 		err = m.startOnce(startCtx, settings, attempt == initAttempts-1)
 		if err == nil {
-			return m.transition(lifecycle.Serving, "", "")
+			return nil
 		}
 		if errors.Is(err, errInitUnknown) {
 			m.log.InfoContext(ctx, "starting again", logkeys.Reason, err.Error())
 			err = nil
 		}
 	}
-	if ctx.Err() != nil {
-		return ctx.Err() // The mount manager ends; the next one starts anew.
-	}
-	return m.fail(err)
+	return err
 }
 
 // fail remembers the cause for whoever waits, and ends the mount.
@@ -126,6 +138,10 @@ func (m *mount) identify(ctx context.Context, client store.Client) error {
 	told, err := m.manager.Prober.Ready(ctx, m.snapshot().MountPath)
 	if err != nil {
 		return fmt.Errorf("client of mount pod %s: %w", client.PodName, err)
+	}
+	// An engine that lost its data is formatted anew: no target may show that.
+	if known := m.snapshot().FileSystemUUID; known != "" && told.UUID != known {
+		return fmt.Errorf("the metadata engine holds file system %s instead of %s: %w", told.UUID, known, errdefs.ErrFailedPrecondition)
 	}
 	if err := m.recordServing(client, told); err != nil {
 		return err

@@ -28,6 +28,8 @@ type Source interface {
 // concurrent use.
 type Metrics struct {
 	recoveries prometheus.Counter
+	lost       prometheus.Counter
+	remounts   prometheus.Counter
 	handOvers  prometheus.Histogram
 	publishes  *prometheus.HistogramVec
 }
@@ -38,6 +40,14 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 		recoveries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "juicefs_csi_mountmgr_recoveries_total",
 			Help: "Clients that were replaced after they had ended without warning.",
+		}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "juicefs_csi_mountmgr_lost_mounts_total",
+			Help: "Connections that nobody could serve any more: open files on them are lost.",
+		}),
+		remounts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "juicefs_csi_mountmgr_remounts_total",
+			Help: "Connections that were made in place of a lost one.",
 		}),
 		handOvers: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "juicefs_csi_mountmgr_handover_seconds",
@@ -50,7 +60,7 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 			Buckets: []float64{0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120},
 		}, []string{"kind"}),
 	}
-	for _, each := range []prometheus.Collector{m.recoveries, m.handOvers, m.publishes} {
+	for _, each := range []prometheus.Collector{m.recoveries, m.lost, m.remounts, m.handOvers, m.publishes} {
 		if err := registry.Register(each); err != nil {
 			return nil, err
 		}
@@ -62,6 +72,20 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 func (m *Metrics) Recovered() {
 	if m != nil {
 		m.recoveries.Inc()
+	}
+}
+
+// LostMount counts a connection that was lost.
+func (m *Metrics) LostMount() {
+	if m != nil {
+		m.lost.Inc()
+	}
+}
+
+// Remounted counts a connection that was made in place of a lost one.
+func (m *Metrics) Remounted() {
+	if m != nil {
+		m.remounts.Inc()
 	}
 }
 

@@ -52,6 +52,7 @@ juicefs_csi_mountmgr_mounts{state="HandingOver"} 0
 juicefs_csi_mountmgr_mounts{state="Lost"} 0
 juicefs_csi_mountmgr_mounts{state="Pending"} 0
 juicefs_csi_mountmgr_mounts{state="Recovering"} 1
+juicefs_csi_mountmgr_mounts{state="Remounting"} 0
 juicefs_csi_mountmgr_mounts{state="Serving"} 2
 juicefs_csi_mountmgr_mounts{state="Starting"} 0
 `+references+`juicefs_csi_mountmgr_references 3
@@ -66,6 +67,7 @@ juicefs_csi_mountmgr_mounts{state="HandingOver"} 0
 juicefs_csi_mountmgr_mounts{state="Lost"} 0
 juicefs_csi_mountmgr_mounts{state="Pending"} 0
 juicefs_csi_mountmgr_mounts{state="Recovering"} 0
+juicefs_csi_mountmgr_mounts{state="Remounting"} 0
 juicefs_csi_mountmgr_mounts{state="Serving"} 0
 juicefs_csi_mountmgr_mounts{state="Starting"} 0
 `+references+`juicefs_csi_mountmgr_references 0
@@ -79,12 +81,16 @@ func TestCounters(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Recovered()
+	m.LostMount()
+	m.Remounted()
 	m.HandedOver(25 * time.Millisecond)
 	m.Published(true, time.Second)
 	m.Published(false, time.Millisecond)
 	m.Published(false, 3*time.Millisecond)
 	for name, want := range map[string]float64{
 		"juicefs_csi_mountmgr_recoveries_total":     1,
+		"juicefs_csi_mountmgr_lost_mounts_total":    1,
+		"juicefs_csi_mountmgr_remounts_total":       1,
 		"juicefs_csi_mountmgr_handover_seconds":     1,
 		"juicefs_csi_mountmgr_publish_seconds cold": 1,
 		"juicefs_csi_mountmgr_publish_seconds warm": 2,
@@ -126,6 +132,8 @@ func count(t *testing.T, registry *prometheus.Registry, name string) float64 {
 func TestNoMetricsCountNothing(t *testing.T) {
 	var m *metrics.Metrics
 	m.Recovered()
+	m.LostMount()
+	m.Remounted()
 	m.HandedOver(time.Second)
 	m.Published(true, time.Second)
 	t.Log("nothing of it panicked")

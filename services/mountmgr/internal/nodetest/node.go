@@ -275,6 +275,11 @@ func (n *Node) removeMounts() {
 		_ = kernelmount.Abort(record.MountPath, record.DeviceMinor)
 	}
 	unmountBelow(n.Dir)
+	// The directories below targets are immutable.
+	left, _ := filepath.Glob(n.path("kubelet", "pods", "*", "volumes", "*", "*", "mount"))
+	for _, target := range left {
+		_ = kernelmount.Remove(target)
+	}
 }
 
 func (n *Node) showLogs() {

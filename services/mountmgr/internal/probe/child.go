@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/reattach"
 )
 
 // rootInode is the inode of the root of every JuiceFS file system.
@@ -31,7 +33,7 @@ const (
 // answer to stdout as JSON.
 func Main(args []string, stdout io.Writer) error {
 	if len(args) != 2 {
-		return fmt.Errorf("usage: probe ready|usage|wake PATH: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("usage: probe ready|usage|wake PATH, or probe reattach JOB: %w", errdefs.ErrInvalidArgument)
 	}
 	var answer any
 	var err error
@@ -43,6 +45,8 @@ func Main(args []string, stdout io.Writer) error {
 	case "wake":
 		wake(path)
 		return nil
+	case "reattach":
+		answer, err = reattach.Main(path)
 	default:
 		return fmt.Errorf("unknown question %q: %w", question, errdefs.ErrInvalidArgument)
 	}

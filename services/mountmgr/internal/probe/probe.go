@@ -52,14 +52,14 @@ type Usage struct {
 // returns what its client tells. context.DeadlineExceeded when ctx ends.
 func (p *Prober) Ready(ctx context.Context, path string) (Client, error) {
 	var client Client
-	return client, p.run(ctx, &client, "ready", path)
+	return client, p.run(ctx, &client, path, "ready", path)
 }
 
 // Usage returns statfs of the file system at path; context.DeadlineExceeded
 // when ctx ends.
 func (p *Prober) Usage(ctx context.Context, path string) (Usage, error) {
 	var usage Usage
-	return usage, p.run(ctx, &usage, "usage", path)
+	return usage, p.run(ctx, &usage, path, "usage", path)
 }
 
 // Wake starts a process that sends requests into the file system at path, one
@@ -76,14 +76,15 @@ func (p *Prober) Wake(ctx context.Context, path string) (stop func(), err error)
 	return cancel, nil
 }
 
-func (p *Prober) run(ctx context.Context, result any, question, path string) error {
+// run asks a process with these arguments about the file system at path.
+func (p *Prober) run(ctx context.Context, result any, path string, arguments ...string) error {
 	select {
 	case p.slots <- struct{}{}:
 	default:
 		return fmt.Errorf("probe %s: %d probes wait for file systems that do not answer: %w", path, outstanding, errdefs.ErrUnavailable)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, p.executable, "probe", question, path)
+	cmd := exec.CommandContext(ctx, p.executable, append([]string{"probe"}, arguments...)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		<-p.slots

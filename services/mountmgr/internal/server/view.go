@@ -60,6 +60,7 @@ func state(s lifecycle.State) mountmgrv1.MountState {
 		lifecycle.Draining:    mountmgrv1.MountState_MOUNT_STATE_DRAINING,
 		lifecycle.Gone:        mountmgrv1.MountState_MOUNT_STATE_GONE,
 		lifecycle.Lost:        mountmgrv1.MountState_MOUNT_STATE_LOST,
+		lifecycle.Remounting:  mountmgrv1.MountState_MOUNT_STATE_REMOUNTING,
 		lifecycle.Failed:      mountmgrv1.MountState_MOUNT_STATE_FAILED,
 	}
 	return states[s]

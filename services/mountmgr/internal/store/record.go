@@ -46,6 +46,13 @@ type Record struct {
 	// which a successor must be offered; empty while not known.
 	InitRequest []byte `json:"initRequest,omitempty"`
 
+	// Previous are the connections that were lost, oldest first, until no target
+	// shows them any more. They stay mounted, so that nobody gets their devices.
+	Previous []Connection `json:"previous,omitempty"`
+	// Reattaching is true in state Remounting when the new connection is served
+	// and targets may show it.
+	Reattaching bool `json:"reattaching,omitempty"`
+
 	Client     Client      `json:"client"`
 	Successor  *Client     `json:"successor,omitempty"`
 	References []Reference `json:"references,omitempty"`
@@ -67,6 +74,21 @@ type Client struct {
 	RunAsUser uint32 `json:"runAsUser,omitempty"`
 	// Launcher is PID 1 of the pod, once it was met.
 	Launcher launcher.Process `json:"launcher,omitzero"`
+}
+
+// Connection is a FUSE connection that was lost.
+type Connection struct {
+	MountPath   string `json:"mountPath"`
+	DeviceMinor uint32 `json:"deviceMinor"`
+}
+
+// PreviousMinors are the devices of the connections that were lost.
+func (r Record) PreviousMinors() []uint32 {
+	minors := make([]uint32, 0, len(r.Previous))
+	for _, connection := range r.Previous {
+		minors = append(minors, connection.DeviceMinor)
+	}
+	return minors
 }
 
 // Reference is one target path at which the mount is visible.
@@ -99,6 +121,7 @@ type Pod struct {
 func (r Record) Clone() Record {
 	c := r
 	c.References = append([]Reference(nil), r.References...)
+	c.Previous = append([]Connection(nil), r.Previous...)
 	if r.Successor != nil {
 		successor := *r.Successor
 		c.Successor = &successor

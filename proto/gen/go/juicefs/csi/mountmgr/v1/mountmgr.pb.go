@@ -115,21 +115,25 @@ const (
 	MountState_MOUNT_STATE_LOST MountState = 8
 	// The first client could not start; reason and message say why.
 	MountState_MOUNT_STATE_FAILED MountState = 9
+	// A new connection is made in place of a lost one, and the targets are
+	// attached to it.
+	MountState_MOUNT_STATE_REMOUNTING MountState = 10
 )
 
 // Enum value maps for MountState.
 var (
 	MountState_name = map[int32]string{
-		0: "MOUNT_STATE_UNSPECIFIED",
-		1: "MOUNT_STATE_PENDING",
-		2: "MOUNT_STATE_STARTING",
-		3: "MOUNT_STATE_SERVING",
-		4: "MOUNT_STATE_HANDING_OVER",
-		5: "MOUNT_STATE_RECOVERING",
-		6: "MOUNT_STATE_DRAINING",
-		7: "MOUNT_STATE_GONE",
-		8: "MOUNT_STATE_LOST",
-		9: "MOUNT_STATE_FAILED",
+		0:  "MOUNT_STATE_UNSPECIFIED",
+		1:  "MOUNT_STATE_PENDING",
+		2:  "MOUNT_STATE_STARTING",
+		3:  "MOUNT_STATE_SERVING",
+		4:  "MOUNT_STATE_HANDING_OVER",
+		5:  "MOUNT_STATE_RECOVERING",
+		6:  "MOUNT_STATE_DRAINING",
+		7:  "MOUNT_STATE_GONE",
+		8:  "MOUNT_STATE_LOST",
+		9:  "MOUNT_STATE_FAILED",
+		10: "MOUNT_STATE_REMOUNTING",
 	}
 	MountState_value = map[string]int32{
 		"MOUNT_STATE_UNSPECIFIED":  0,
@@ -142,6 +146,7 @@ var (
 		"MOUNT_STATE_GONE":         7,
 		"MOUNT_STATE_LOST":         8,
 		"MOUNT_STATE_FAILED":       9,
+		"MOUNT_STATE_REMOUNTING":   10,
 	}
 )
 
@@ -2674,7 +2679,7 @@ const file_juicefs_csi_mountmgr_v1_mountmgr_proto_rawDesc = "" +
 	"$ACCESS_MODE_MULTI_NODE_SINGLE_WRITER\x10\x04\x12'\n" +
 	"#ACCESS_MODE_MULTI_NODE_MULTI_WRITER\x10\x05\x12)\n" +
 	"%ACCESS_MODE_SINGLE_NODE_SINGLE_WRITER\x10\x06\x12(\n" +
-	"$ACCESS_MODE_SINGLE_NODE_MULTI_WRITER\x10\a*\x8d\x02\n" +
+	"$ACCESS_MODE_SINGLE_NODE_MULTI_WRITER\x10\a*\xa9\x02\n" +
 	"\n" +
 	"MountState\x12\x1b\n" +
 	"\x17MOUNT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -2686,7 +2691,9 @@ const file_juicefs_csi_mountmgr_v1_mountmgr_proto_rawDesc = "" +
 	"\x14MOUNT_STATE_DRAINING\x10\x06\x12\x14\n" +
 	"\x10MOUNT_STATE_GONE\x10\a\x12\x14\n" +
 	"\x10MOUNT_STATE_LOST\x10\b\x12\x16\n" +
-	"\x12MOUNT_STATE_FAILED\x10\t*\x8d\x01\n" +
+	"\x12MOUNT_STATE_FAILED\x10\t\x12\x1a\n" +
+	"\x16MOUNT_STATE_REMOUNTING\x10\n" +
+	"*\x8d\x01\n" +
 	"\x0fCrashProtection\x12 \n" +
 	"\x1cCRASH_PROTECTION_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bCRASH_PROTECTION_CONNECTION\x10\x01\x12\x1c\n" +
