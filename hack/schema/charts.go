@@ -151,6 +151,8 @@ func mountmgrKeys() map[string]schema {
 		"metricsPort":            port(),
 		"fdvault":                object(map[string]schema{"resources": resources()}),
 		"cacheDir":               matching(absolutePath),
+		"mountMode":              oneOf("pod", "process"),
+		"processImages":          arrayOf(matching(nonEmpty)),
 		"mountPriorityClassName": text(),
 		"globalConfig":           globalConfig(),
 	}
@@ -205,7 +207,7 @@ func umbrellaKeys() map[string]schema {
 		return s.described("Values of the chart " + name + ", which checks them.")
 	}
 	return map[string]schema{
-		"mountMode":      oneOf("mountpod"),
+		"mountMode":      oneOf("mountpod", "process"),
 		"globalConfig":   globalConfig(),
 		"controller":     service("controller"),
 		"node":           service("node"),

@@ -70,6 +70,7 @@ func resolve(in Inputs, faults *faults) Settings {
 	}
 	readLife(in.Attributes, &settings, faults)
 	patch.applyTo(&settings.Pod)
+	settings.Pod.HostNetwork = settings.Pod.HostNetwork || in.Defaults.HostNetwork
 	patch.applyEnv(secret.env)
 	settings.Env = envList(secret.env)
 	settings.Pod.SecretVolumes = secret.secrets

@@ -54,6 +54,8 @@ type Defaults struct {
 	PriorityClass string
 	// ShareMode says what volumes share a mount.
 	ShareMode ShareMode
+	// HostNetwork is true where every client shares the node's network.
+	HostNetwork bool
 }
 
 // Edition is the kind of JuiceFS client.

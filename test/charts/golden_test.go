@@ -31,6 +31,7 @@ func renderings() []rendering {
 		"controller-stock-sidecars": "controller",
 		"dashboard-ingress":         "dashboard",
 		"mountmgr-config":           "mountmgr",
+		"mountmgr-process":          "mountmgr",
 	} {
 		dir := filepath.Join("testdata", name)
 		all = append(all, rendering{

@@ -25,6 +25,8 @@ func TestRefusedValues(t *testing.T) {
 		{"relative directory", umbrella, "global: {kubeletDir: var/lib/kubelet}", []string{"/global/kubeletDir"}},
 		{"driver name", umbrella, "global: {driverName: a/b}", []string{"/global/driverName"}},
 		{"mount mode", umbrella, "mountMode: sidecar", []string{"/mountMode", "mountpod"}},
+		{"mount mode of one chart only", umbrella, "mountMode: process", []string{"set mountmgr.mountMode to process"}},
+		{"mount mode of the mount manager", "mountmgr", "mountMode: mountpod", []string{"/mountMode"}},
 		{"lease", "controller", "leaderElection: {leaseDuration: 15}", []string{"/leaderElection/leaseDuration"}},
 		{"digest", "node", "image: {digest: latest}", []string{"/image/digest"}},
 		{"port", "node", "metricsPort: 70000", []string{"/metricsPort"}},

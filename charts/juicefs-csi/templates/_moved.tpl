@@ -23,6 +23,9 @@ another place in this one, with all of them at once. */}}
 {{- $faults = append $faults (printf "%s: %s" $key (get $places $key)) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (eq .Values.mountMode "process") (ne (.Values.mountmgr.mountMode | default "pod") "process") -}}
+{{- $faults = append $faults "mountMode: set mountmgr.mountMode to process as well" -}}
+{{- end -}}
 {{- if $faults -}}
 {{- fail (printf "values of another chart:\n  %s" (join "\n  " $faults)) -}}
 {{- end -}}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -20,11 +21,14 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/version"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientdir"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/output"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/sandbox"
 )
 
-const usage = `usage: jfs-launch serve --socket=PATH [--termination-log=FILE]
+const usage = `usage: jfs-launch serve --socket=PATH [--termination-log=FILE] [--log=FILE]
+       jfs-launch copy --image=IMAGE DIRECTORY
        jfs-launch install DIRECTORY
        jfs-launch reach HOST:PORT
        jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h] [--termination-log=FILE]
@@ -51,6 +55,7 @@ func run(arguments []string) int {
 	}
 	commands := map[string]func([]string) (int, error){
 		"serve": serve, "install": install, "reach": reach, "remove": remove, "version": printVersion,
+		"copy": copyClient, "enter": enter,
 	}
 	command, known := commands[arguments[0]]
 	if !known {
@@ -69,28 +74,66 @@ func serve(arguments []string) (int, error) {
 	// umask (quota set --create): applications of any user write there. What
 	// this program makes has its mode set explicitly.
 	syscall.Umask(0)
-	log := output.NewLog(os.Stderr)
+	options := launch.Options{
+		StateDirectory: "/tmp",
+		Environment:    os.Environ(),
+		ReapOrphans:    os.Getpid() == 1,
+	}
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	options.AddFlags(flags)
+	logFile := flags.String("log", "", "`file` for all output, renamed to FILE.1 when it is full; empty for the standard streams")
+	if err := flags.Parse(arguments); err != nil {
+		return 2, nil // flags has said why
+	}
+	records, err := openOutput(&options, *logFile)
+	if err != nil {
+		return 1, err
+	}
+	log := output.NewLog(records)
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		log.Close(ctx.Done())
 	}()
-	options := launch.Options{
-		StateDirectory: "/tmp",
-		Environment:    os.Environ(),
-		ReapOrphans:    os.Getpid() == 1,
-		Output:         os.Stdout,
-		Logger:         slog.New(slog.NewTextHandler(log, nil)),
-	}
-	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	options.AddFlags(flags)
-	if err := flags.Parse(arguments); err != nil {
-		return 2, nil // flags has said why
-	}
+	options.Logger = slog.New(slog.NewTextHandler(log, nil))
 	if err := options.Validate(); err != nil {
 		return 2, err
 	}
 	return launch.Serve(context.Background(), options)
+}
+
+// logSize is the size of one of the two files of --log, in bytes.
+const logSize = 512 << 10
+
+// openOutput sets where the client's output goes and returns where ours does.
+func openOutput(options *launch.Options, path string) (io.Writer, error) {
+	if path == "" {
+		options.Output = os.Stdout
+		return os.Stderr, nil
+	}
+	file, err := output.OpenRotating(path, logSize)
+	options.Output = file
+	return file, err
+}
+
+// enter is the beginning of a process that is to be confined.
+func enter([]string) (int, error) { return 1, sandbox.Main() }
+
+// copyClient runs in a mount image and copies its client to where clients that
+// run without a pod find it.
+func copyClient(arguments []string) (int, error) {
+	flags := flag.NewFlagSet("copy", flag.ContinueOnError)
+	image := flags.String("image", "", "`reference` of the image that this runs in")
+	if err := flags.Parse(arguments); err != nil {
+		return 2, nil // flags has said why
+	}
+	if flags.NArg() != 1 || *image == "" {
+		return 2, errors.New("name the image and one directory")
+	}
+	if err := clientdir.Copy("/", flags.Arg(0), *image); err != nil {
+		return 1, err
+	}
+	return 0, nil
 }
 
 func remove(arguments []string) (int, error) {

@@ -25,7 +25,6 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/server"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -62,7 +61,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubeClient(o.Kubeconfig)
+	host, err := hosts(o, log)
 	if err != nil {
 		return err
 	}
@@ -78,7 +77,7 @@ func Run(ctx context.Context, o Options) error {
 	mounts := manager.New(facts, manager.Parts{
 		Store: records, Secrets: secrets, Log: log, Metrics: counters,
 		Vault:  custody.NewClient(o.VaultSocket, log),
-		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir),
+		Host:   host,
 		Prober: probe.New(self),
 	})
 	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
@@ -134,7 +133,7 @@ func nodeFacts(o Options) (manager.Options, error) {
 		return manager.Options{}, fmt.Errorf("read the kernel's release: %w", err)
 	}
 	return manager.Options{
-		Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
+		Mode: o.clientMode(), Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
 		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: o.defaults(), Config: func() (volume.Config, error) { return readConfig(o.ConfigFile) },
 	}, nil

@@ -36,6 +36,12 @@ type Options struct {
 	EnterpriseImage     string
 	MountServiceAccount string
 	MountPriorityClass  string
+
+	MountMode         string
+	ProcessDir        string
+	ProcessCgroup     string
+	ProcessNamespaces string
+	ClientDir         string
 }
 
 // AddFlags registers the flags with their defaults.
@@ -60,6 +66,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.EnterpriseImage, "ee-mount-image", "juicedata/mount:ee-5.3.2", "mount image of the Enterprise Edition")
 	fs.StringVar(&o.MountServiceAccount, "mount-service-account", "juicefs-mount-sa", "service account of mount pods; it gets no token")
 	fs.StringVar(&o.MountPriorityClass, "mount-priority-class", "system-node-critical", "priority class of mount pods")
+	o.addProcessFlags(fs)
 }
 
 // Validate reports every fault at once, each naming its flag.
@@ -80,10 +87,12 @@ func (o *Options) Validate() error {
 			faults = multierror.Append(faults, fmt.Errorf("%s is empty: give a value", r.flag))
 		}
 	}
+	faults = multierror.Append(faults, o.processFaults()...)
 	paths := []struct{ flag, value string }{
 		{"--kubelet-dir", o.KubeletDir}, {"--vault", o.VaultSocket}, {"--config", o.ConfigFile}, {"--state-dir", o.StateDir},
 		{"--private-dir", o.PrivateDir}, {"--launcher-binary", o.LauncherBinary}, {"--launcher-dir", o.LauncherDir},
 		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir},
+		{"--process-dir", o.ProcessDir}, {"--client-dir", o.ClientDir},
 	}
 	for _, p := range paths {
 		if !filepath.IsAbs(p.value) || filepath.Clean(p.value) != p.value {
@@ -103,6 +112,6 @@ func (o *Options) defaults() volume.Defaults {
 		CommunityImage: o.CommunityImage, EnterpriseImage: o.EnterpriseImage,
 		MountRoot: o.MountRoot, CacheDir: o.CacheDir,
 		ServiceAccount: o.MountServiceAccount, PriorityClass: o.MountPriorityClass,
-		ShareMode: volume.ShareByVolume,
+		ShareMode: volume.ShareByVolume, HostNetwork: o.MountMode == modeProcess,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -38,7 +39,7 @@ type Options struct {
 	// ReapOrphans is set for PID 1.
 	ReapOrphans bool
 	// Output receives what the stages and the client print.
-	Output *os.File
+	Output io.Writer
 	// Logger is for the program's own records.
 	Logger *slog.Logger
 }

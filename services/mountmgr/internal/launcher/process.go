@@ -28,8 +28,9 @@ const startTicksField = 19
 // context.
 const pollStep = 50 * time.Millisecond
 
-// identify names the process with a process id that is known to run now.
-func identify(pid int32) (Process, error) {
+// Identify names the process with a process id that the caller knows to be its:
+// a child that was not waited for, or a peer that is connected.
+func Identify(pid int32) (Process, error) {
 	ticks, err := startTicks(pid)
 	return Process{PID: pid, StartTicks: ticks}, err
 }
@@ -45,6 +46,40 @@ func startTicks(pid int32) (uint64, error) {
 		return 0, fmt.Errorf("read process %d: unknown format", pid)
 	}
 	return strconv.ParseUint(fields[startTicksField], 10, 64)
+}
+
+// Open returns a pidfd of the process, in non-blocking mode, which is readable
+// when it has ended; nil without an error when it has ended already. The caller
+// closes it.
+func (p Process) Open() (*os.File, error) {
+	if p.PID == 0 {
+		return nil, nil
+	}
+	pidfd, err := unix.PidfdOpen(int(p.PID), unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	if ticks, err := startTicks(p.PID); err != nil || ticks != p.StartTicks {
+		_ = unix.Close(pidfd)
+		return nil, nil //nolint:nilerr // It is gone, or its number belongs to another process.
+	}
+	return os.NewFile(uintptr(pidfd), "pidfd"), nil
+}
+
+// Signal sends a signal to the process; one that has ended is no error.
+func (p Process) Signal(signal unix.Signal) error {
+	file, err := p.Open()
+	if err != nil || file == nil {
+		return err
+	}
+	defer func() { _ = file.Close() }()
+	if err := unix.PidfdSendSignal(int(file.Fd()), signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	return nil
 }
 
 // AwaitEnd waits until the process and, since it is PID 1 of its namespace,

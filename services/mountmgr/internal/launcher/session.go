@@ -67,36 +67,47 @@ func socketPath(podUID string) string {
 // Connect waits until the jfs-launch of a mount pod listens and greets, or ctx
 // ends. podsDir is kubelet's pods directory; uid is who the pod runs as.
 func Connect(ctx context.Context, podsDir, podUID string, uid uint32) (*Session, error) {
-	root, err := os.Open(podsDir)
+	return ConnectAt(ctx, podsDir, socketPath(podUID), uid)
+}
+
+// Reconnect is Connect for a jfs-launch that must be listening already.
+func Reconnect(ctx context.Context, podsDir, podUID string, uid uint32) (*Session, error) {
+	return ReconnectAt(ctx, podsDir, socketPath(podUID), uid)
+}
+
+// ConnectAt waits until a jfs-launch listens at the path socket below the
+// directory root and greets, or ctx ends. uid is who it must run as.
+func ConnectAt(ctx context.Context, root, socket string, uid uint32) (*Session, error) {
+	directory, err := os.Open(root) //nolint:gosec // The mount manager's own directory.
 	if err != nil {
-		return nil, fmt.Errorf("open kubelet's pods directory: %w", err)
+		return nil, fmt.Errorf("open the directory of sockets: %w", err)
 	}
-	defer func() { _ = root.Close() }()
+	defer func() { _ = directory.Close() }()
 	ticker := time.NewTicker(dialInterval)
 	defer ticker.Stop()
 	for {
-		conn, err := fdpass.DialBeneath(ctx, root, socketPath(podUID))
+		conn, err := fdpass.DialBeneath(ctx, directory, socket)
 		if err == nil {
 			return greet(ctx, conn, uid)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("reach jfs-launch of pod %s: %w (%w)", podUID, err, context.DeadlineExceeded)
+			return nil, fmt.Errorf("reach jfs-launch: %w (%w)", err, context.DeadlineExceeded)
 		case <-ticker.C:
 		}
 	}
 }
 
-// Reconnect is Connect for a jfs-launch that must be listening already.
-func Reconnect(ctx context.Context, podsDir, podUID string, uid uint32) (*Session, error) {
-	root, err := os.Open(podsDir)
+// ReconnectAt is ConnectAt for a jfs-launch that must be listening already.
+func ReconnectAt(ctx context.Context, root, socket string, uid uint32) (*Session, error) {
+	directory, err := os.Open(root) //nolint:gosec // The mount manager's own directory.
 	if err != nil {
-		return nil, fmt.Errorf("open kubelet's pods directory: %w", err)
+		return nil, fmt.Errorf("open the directory of sockets: %w", err)
 	}
-	defer func() { _ = root.Close() }()
-	conn, err := fdpass.DialBeneath(ctx, root, socketPath(podUID))
+	defer func() { _ = directory.Close() }()
+	conn, err := fdpass.DialBeneath(ctx, directory, socket)
 	if err != nil {
-		return nil, fmt.Errorf("reach jfs-launch of pod %s: %w (%w)", podUID, err, errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("reach jfs-launch: %w (%w)", err, errdefs.ErrUnavailable)
 	}
 	return greet(ctx, conn, uid)
 }
@@ -147,7 +158,7 @@ func checkPeer(conn *fdpass.Conn, uid uint32) (Process, error) {
 	if peer.PID == 0 {
 		return Process{}, fmt.Errorf("peer is not in our pid namespace: run the mount manager with hostPID: %w", errdefs.ErrFailedPrecondition)
 	}
-	return identify(peer.PID)
+	return Identify(peer.PID)
 }
 
 // Process is the jfs-launch of this session.

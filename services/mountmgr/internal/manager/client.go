@@ -42,6 +42,7 @@ type runningClient struct {
 func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, error) {
 	record := m.snapshot()
 	client := store.Client{
+		Mode:    m.manager.options.Mode,
 		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
 		Image:   s.settings.Pod.Image, StartedAt: time.Now().UTC(),
 	}

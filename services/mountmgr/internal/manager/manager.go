@@ -43,7 +43,9 @@ type Options struct {
 	BootID string
 	// KernelRelease is part of what decides the INIT request of a connection.
 	KernelRelease string
-	Defaults      volume.Defaults
+	// Mode is where new clients run.
+	Mode     store.ClientMode
+	Defaults volume.Defaults
 	// Config returns the present configuration of the driver.
 	Config func() (volume.Config, error)
 }
@@ -408,7 +410,7 @@ func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
 	// A pod is recorded before it is made; one that is not any more was replaced
 	// by a mount manager that died before it could delete it.
 	if (owner == nil || !owner.owns(pod.Name)) && pod.DeletionTimestamp == nil {
-		if err := m.Host.Delete(ctx, store.Client{PodName: pod.Name, PodUID: string(pod.UID)}, 0); err != nil {
+		if err := m.Host.Delete(ctx, stray(pod), 0); err != nil {
 			m.Log.WarnContext(ctx, "delete stray mount pod", logkeys.Pod, pod.Name, logkeys.Error, err)
 		}
 	}

@@ -286,7 +286,7 @@ func (m *mount) mirrorReferences(ctx context.Context, target string) {
 func (m *mount) podChanged(pod *corev1.Pod) {
 	state := podState{deleting: pod.DeletionTimestamp != nil}
 	if reason, message := mountpod.Failure(pod); reason != "" {
-		state.failure = fmt.Errorf("mount pod %s/%s: %s: %s: %w", pod.Namespace, pod.Name, reason, message, errdefs.ErrFailedPrecondition)
+		state.failure = fmt.Errorf("%s: %s: %s: %w", nameOf(pod), reason, message, errdefs.ErrFailedPrecondition)
 	}
 	m.setPod(string(pod.UID), state)
 }

@@ -19,13 +19,15 @@ import (
 )
 
 // Labels and annotations of mount pods, as the existing driver names them;
-// MountIDLabel is ours.
+// MountIDLabel is ours, and so is ModeLabel, which only clients without a pod
+// have.
 const (
 	NameLabel           = "app.kubernetes.io/name"
 	NameValue           = "juicefs-mount"
 	UniqueIDLabel       = "volume-id"
 	HashLabel           = "juicefs-hash"
 	MountIDLabel        = "csi.juicefs.com/mount-id"
+	ModeLabel           = "csi.juicefs.com/client-mode"
 	UniqueIDAnnotation  = "juicefs-uniqueid"
 	UUIDAnnotation      = "juicefs-uuid"
 	ShareModeAnnotation = "juicefs/mount-share-mode"

@@ -23,7 +23,6 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/vault"
@@ -47,18 +46,25 @@ type Node struct {
 	log         *slog.Logger
 	stopManager func()
 	stopVault   func()
+	// processes is nil on a node whose clients run in pods.
+	processes *processes
 }
 
 // NewNode starts a node. It needs the programs and clients that `make client`
 // and Programs provide, and takes everything away with the test.
 func NewNode(tb testing.TB) *Node {
 	tb.Helper()
+	return newNode(tb, nil)
+}
+
+func newNode(tb testing.TB, processes *processes) *Node {
+	tb.Helper()
 	dir := scratch(tb)
 	logFile, err := os.Create(filepath.Join(dir, "node.log"))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Dir: dir, tb: tb, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	n := &Node{Dir: dir, tb: tb, processes: processes, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	n.SetConfig(volume.Config{})
 	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node
@@ -75,6 +81,7 @@ func NewNode(tb testing.TB) *Node {
 	tb.Cleanup(func() {
 		n.StopManager()
 		n.StopVault()
+		n.removeProcesses()
 		n.removeMounts()
 		if tb.Failed() {
 			n.showLogs()
@@ -192,7 +199,7 @@ func (n *Node) StartManager() {
 	n.Manager = manager.New(n.options(), manager.Parts{
 		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
-		Host:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir()),
+		Host:   n.host(),
 		Prober: probe.New("/proc/self/exe"),
 	})
 	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
@@ -225,7 +232,7 @@ func (n *Node) options() manager.Options {
 		n.tb.Fatal(err)
 	}
 	return manager.Options{
-		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
+		Mode: n.mode(), Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
 		KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: volume.Defaults{
 			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: volume.ShareByVolume,

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,14 +18,12 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/mountinfo"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/sandbox"
 )
 
 // podEnv marks a process that is to become a pod; its value is the directory
 // that the pod sees as its root.
 const podEnv = "NODETEST_POD_ROOT"
-
-// lastCapability is beyond every capability that kernels know.
-const lastCapability = 63
 
 // Main is all of TestMain: it runs the tests, unless the process was started to
 // be a pod or a probe.
@@ -51,8 +50,8 @@ func becomePod(root string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("leave mount propagation: %w", err)
 	}
-	if err := unix.Mount("proc", root+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
+	if err := sandbox.MountProc(root + "/proc"); err != nil {
+		return err
 	}
 	if err := unix.Chroot(root); err != nil {
 		return fmt.Errorf("enter pod root: %w", err)
@@ -60,11 +59,9 @@ func becomePod(root string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter pod root: %w", err)
 	}
-	for capability := range uintptr(lastCapability) {
-		_ = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0) // Unknown ones fail.
-	}
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("set no_new_privs: %w", err)
+	runtime.LockOSThread() // Capabilities are a thread's.
+	if err := sandbox.DropPrivileges(); err != nil {
+		return err
 	}
 	return unix.Exec(os.Args[1], os.Args[1:], []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root"})
 }
@@ -88,20 +85,8 @@ func startPod(root string, argv []string, log *os.File) (*exec.Cmd, error) {
 // bind mounts source at target, which is made: a directory or a file as the
 // source is.
 func bind(source, target string, readOnly bool) error {
-	info, err := os.Stat(source)
-	if err != nil {
+	if err := sandbox.Show(sandbox.Bind{Source: source, Target: target}); err != nil {
 		return err
-	}
-	if info.IsDir() {
-		err = os.MkdirAll(target, 0o755) //nolint:gosec // as in a container
-	} else {
-		err = os.WriteFile(target, nil, 0o755) //nolint:gosec // as in a container
-	}
-	if err != nil {
-		return err
-	}
-	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s at %s: %w", source, target, err)
 	}
 	if readOnly {
 		return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")

@@ -44,10 +44,23 @@ func (s *Server) client(c *store.Client) *mountmgrv1.Client {
 	if c == nil || c.PodName == "" {
 		return nil
 	}
-	return &mountmgrv1.Client{
+	view := &mountmgrv1.Client{
 		PodNamespace: s.namespace, PodName: c.PodName, PodUid: c.PodUID, Image: c.Image, Version: c.Version,
-		SessionId: c.SessionID, StartedAt: timestamp(c.StartedAt), Mode: mountmgrv1.Client_MODE_POD,
+		SessionId: c.SessionID, StartedAt: timestamp(c.StartedAt), Mode: mode(c.Mode),
 	}
+	if c.Mode == store.ModeProcess {
+		view.PodNamespace = "" // There is no pod.
+	}
+	return view
+}
+
+func mode(m store.ClientMode) mountmgrv1.Client_Mode {
+	modes := map[store.ClientMode]mountmgrv1.Client_Mode{
+		store.ModePod:     mountmgrv1.Client_MODE_POD,
+		store.ModeClassic: mountmgrv1.Client_MODE_CLASSIC_POD,
+		store.ModeProcess: mountmgrv1.Client_MODE_PROCESS,
+	}
+	return modes[m]
 }
 
 func state(s lifecycle.State) mountmgrv1.MountState {

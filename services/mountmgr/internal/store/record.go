@@ -61,9 +61,24 @@ type Record struct {
 	Upgrade *Upgrade `json:"upgrade,omitempty"`
 }
 
+// ClientMode is how a client runs.
+type ClientMode string
+
+// The modes.
+const (
+	// ModePod is an unprivileged mount pod, as a child of jfs-launch.
+	ModePod ClientMode = ""
+	// ModeClassic is a privileged mount pod, by the client's own supervisor.
+	ModeClassic ClientMode = "Classic"
+	// ModeProcess is a confined process of the node, as a child of jfs-launch.
+	ModeProcess ClientMode = "Process"
+)
+
 // Client is a JuiceFS client and the mount pod that it runs in.
 type Client struct {
-	PodName string `json:"podName,omitempty"`
+	// Mode is where the client runs.
+	Mode    ClientMode `json:"mode,omitempty"`
+	PodName string     `json:"podName,omitempty"`
 	// PodUID is empty until the API server has accepted the pod.
 	PodUID    string    `json:"podUID,omitempty"`
 	Image     string    `json:"image,omitempty"`

@@ -60,14 +60,16 @@ func Run(ctx context.Context, o Options) error {
 			return server
 		})
 	})
-	group.Go("registration", func(ctx context.Context) error {
-		return socket.Serve(ctx, o.registration(), func() *grpcserver.Server {
-			server := grpcserver.New(grpcserver.Options{Name: "registration", Logger: log, Registry: registry})
-			registrationv1.RegisterRegistrationServer(server, kubelet)
-			return server
+	if o.registers() {
+		group.Go("registration", func(ctx context.Context) error {
+			return socket.Serve(ctx, o.registration(), func() *grpcserver.Server {
+				server := grpcserver.New(grpcserver.Options{Name: "registration", Logger: log, Registry: registry})
+				registrationv1.RegisterRegistrationServer(server, kubelet)
+				return server
+			})
 		})
-	})
-	group.Go("registration status", kubelet.Wait)
+		group.Go("registration status", kubelet.Wait)
+	}
 	// Not ready because of the mount manager would restart this process, which
 	// mends nothing.
 	group.Go("metrics", func(ctx context.Context) error {

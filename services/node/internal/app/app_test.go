@@ -69,7 +69,7 @@ func (n *node) registration() string {
 	return filepath.Join(n.directory, "plugins_registry", "csi.juicefs.com-reg.sock")
 }
 
-func start(t *testing.T) *node {
+func start(t *testing.T, more ...string) *node {
 	t.Helper()
 	// t.TempDir is named after the test and may be longer than a socket's path.
 	directory, err := os.MkdirTemp("", "node") //nolint:usetesting // see above
@@ -83,7 +83,9 @@ func start(t *testing.T) *node {
 	})
 	n := &node{directory: directory, done: make(chan error, 1)}
 	fake := mountmgrtest.NewFake(mountmgrtest.Options{})
-	options := parse(t, "--node-name=node-1", "--kubelet-dir="+directory, "--metrics-address=", "--mountmgr="+mountmgrtest.Serve(t, fake))
+	options := parse(t, append([]string{
+		"--node-name=node-1", "--kubelet-dir=" + directory, "--metrics-address=", "--mountmgr=" + mountmgrtest.Serve(t, fake),
+	}, more...)...)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	n.stop = cancel
 	ended := make(chan struct{})
@@ -128,6 +130,22 @@ func TestRegistersAndServes(t *testing.T) {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is left behind: %v", path, err)
 		}
+	}
+}
+
+// Orchestrators other than Kubernetes are told where the CSI socket is.
+func TestServesWithoutRegistration(t *testing.T) {
+	n := start(t, "--registration-dir=none")
+	probe, err := n.csi.Probe(t.Context(), &csi.ProbeRequest{})
+	if err != nil || !probe.GetReady().GetValue() {
+		t.Errorf("probe: %v, %v", probe, err)
+	}
+	if _, err := os.Lstat(filepath.Dir(n.registration())); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a registration directory was made: %v", err)
+	}
+	n.stop()
+	if err := <-n.done; err != nil {
+		t.Errorf("end: %v", err)
 	}
 }
 

@@ -30,7 +30,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Endpoint, "endpoint", "",
 		"where the CSI services listen (default unix://<kubelet-dir>/csi-plugins/<driver-name>/csi.sock)")
 	flags.StringVar(&o.RegistrationDir, "registration-dir", "",
-		"directory in which kubelet looks for plugins (default <kubelet-dir>/plugins_registry)")
+		"directory in which kubelet looks for plugins (default <kubelet-dir>/plugins_registry); none where no kubelet does")
 	flags.StringVar(&o.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "kubelet's root directory")
 	flags.StringVar(&o.NodeName, "node-name", "", "Kubernetes name of this node (required)")
 	flags.StringVar(&o.MountManager, "mountmgr", "unix:///run/juicefs-csi/mountmgr/mountmgr.sock", "where the mount manager listens")
@@ -38,6 +38,12 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.MetricsAddress, "metrics-address", ":9567", "where /metrics and /healthz are served; empty for nowhere")
 	flags.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
 }
+
+// noRegistration is the value of --registration-dir for orchestrators that are
+// told where the CSI socket is.
+const noRegistration = "none"
+
+func (o *Options) registers() bool { return o.RegistrationDir != noRegistration }
 
 // complete gives flags without a value the one that follows from others.
 func (o *Options) complete() {
@@ -68,18 +74,20 @@ func (o *Options) validate() error {
 	if !regexp.MustCompile(`^[a-zA-Z0-9]([-.a-zA-Z0-9]{0,61}[a-zA-Z0-9])?$`).MatchString(o.DriverName) {
 		fault("--driver-name %q is not the name of a CSI driver: at most 63 letters, digits, dashes and dots", o.DriverName)
 	}
-	for _, each := range []struct{ flag, path string }{
-		{"--kubelet-dir", o.KubeletDir}, {"--registration-dir", o.RegistrationDir},
-	} {
+	paths := []struct{ flag, path string }{{"--kubelet-dir", o.KubeletDir}}
+	sockets := []struct{ flag, endpoint string }{{"--endpoint", o.Endpoint}, {"--mountmgr", o.MountManager}}
+	if o.registers() {
+		paths = append(paths, struct{ flag, path string }{"--registration-dir", o.RegistrationDir})
+		sockets = append(sockets, struct{ flag, endpoint string }{"--registration-dir", o.registration().String()})
+	}
+	for _, each := range paths {
 		if !filepath.IsAbs(each.path) {
 			fault("%s %q is not an absolute path", each.flag, each.path)
 		}
 	}
 	// kubelet and the mount manager are on this node, and secrets go this way
 	// in plain text.
-	for _, each := range []struct{ flag, endpoint string }{
-		{"--endpoint", o.Endpoint}, {"--mountmgr", o.MountManager}, {"--registration-dir", o.registration().String()},
-	} {
+	for _, each := range sockets {
 		parsed, err := endpoint.Parse(each.endpoint)
 		switch {
 		case err != nil:

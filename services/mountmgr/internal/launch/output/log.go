@@ -4,7 +4,6 @@ package output
 
 import (
 	"io"
-	"os"
 	"strconv"
 	"sync"
 )
@@ -27,7 +26,7 @@ type Log struct {
 }
 
 // NewLog returns a log that writes to file until Close.
-func NewLog(file *os.File) *Log {
+func NewLog(file io.Writer) *Log {
 	l := &Log{file: file, lines: make(chan string, queueLength), ended: make(chan struct{})}
 	go l.run()
 	return l
