@@ -30,6 +30,7 @@ const (
 	UUIDAnnotation      = "juicefs-uuid"
 	ShareModeAnnotation = "juicefs/mount-share-mode"
 	DelayAnnotation     = "juicefs-delete-delay"
+	DeleteAtAnnotation  = "juicefs-delete-at"
 	CleanAnnotation     = "juicefs-clean-cache"
 )
 

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -18,11 +17,11 @@ type migration func(*bolt.Tx) error
 // migrations are all of them: the n-th leads from version n to n+1. None is
 // ever changed after its release: it works on stored JSON, not on Record.
 func migrations() [schemaVersion]migration {
-	return [...]migration{makeBuckets, recordLife}
+	return [...]migration{fresh, recordLife}
 }
 
-// migrate runs the missing migrations, each in a transaction of its own with
-// the version that it leads to.
+// migrate makes the buckets that are missing and runs the missing migrations,
+// each in a transaction of its own with the version that it leads to.
 func migrate(db *bolt.DB) error {
 	var version uint64
 	err := db.View(func(tx *bolt.Tx) error {
@@ -40,6 +39,9 @@ func migrate(db *bolt.DB) error {
 		return fmt.Errorf("store has schema version %d, this release knows %d: run the newer release: %w",
 			version, schemaVersion, errdefs.ErrFailedPrecondition)
 	}
+	if err := db.Update(makeBuckets); err != nil {
+		return err
+	}
 	all := migrations()
 	for ; version < schemaVersion; version++ {
 		if err := db.Update(func(tx *bolt.Tx) error { return advance(tx, all[version], version+1) }); err != nil {
@@ -56,9 +58,8 @@ func advance(tx *bolt.Tx, step migration, version uint64) error {
 	return tx.Bucket([]byte(metaBucket)).Put([]byte(versionKey), binary.BigEndian.AppendUint64(nil, version))
 }
 
-// makeBuckets makes version 1 of nothing.
 func makeBuckets(tx *bolt.Tx) error {
-	for _, name := range []string{metaBucket, mountsBucket, settingsBucket} {
+	for _, name := range buckets() {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("make bucket %s: %w", name, err)
 		}
@@ -66,13 +67,13 @@ func makeBuckets(tx *bolt.Tx) error {
 	return nil
 }
 
+// fresh leads to version 1, which has nothing but buckets.
+func fresh(*bolt.Tx) error { return nil }
+
 // recordLife leads to version 2. In it a record tells how its mount ends, which
 // version 1 left to the settings, and each reference tells its pod's uid where
-// the target path does. Clean-ups of caches have a bucket.
+// the target path does.
 func recordLife(tx *bolt.Tx) error {
-	if _, err := tx.CreateBucketIfNotExists([]byte(cleanupsBucket)); err != nil {
-		return fmt.Errorf("make bucket %s: %w", cleanupsBucket, err)
-	}
 	mounts := tx.Bucket([]byte(mountsBucket))
 	changed := make(map[string][]byte)
 	err := mounts.ForEach(func(id, raw []byte) error {
@@ -134,7 +135,7 @@ func nameReferencePods(raw json.RawMessage) (json.RawMessage, error) {
 			return nil, err
 		}
 	}
-	return json.Marshal(slices.Clip(references))
+	return json.Marshal(references)
 }
 
 func nameReferencePod(reference object) error {

@@ -29,9 +29,15 @@ const (
 	versionKey     = "version"
 )
 
+func buckets() []string {
+	return []string{metaBucket, mountsBucket, settingsBucket, cleanupsBucket}
+}
+
 // Store is the database of records. It is safe for concurrent use.
 type Store struct {
 	db *bolt.DB
+	// step is nil but in tests.
+	step step
 
 	mu sync.Mutex
 	// queue are the writes that wait for the next transaction.

@@ -18,6 +18,7 @@ type write struct {
 // volumes at once waits for few flushes of the disk, and a single change waits
 // for nobody.
 func (s *Store) commit(change func(*bolt.Tx) error) error {
+	s.step.take()
 	own := &write{change: change, done: make(chan error, 1)}
 	s.mu.Lock()
 	s.queue = append(s.queue, own)
@@ -27,8 +28,27 @@ func (s *Store) commit(change func(*bolt.Tx) error) error {
 	if leads && s.commitQueue() {
 		go s.commitRest() // Whoever leads waits for its own change only.
 	}
-	return <-own.done
+	err := <-own.done
+	s.step.take()
+	return err
 }
+
+// step is called where a mount manager may die; nil but in tests.
+type step func()
+
+func (s step) take() {
+	if s != nil {
+		s()
+	}
+}
+
+// Observe calls step before each write and again when it is on disk, in the
+// goroutine of the writer: a test can end that there. It must be called before
+// the store is used.
+func (s *Store) Observe(step func()) { s.step = step }
+
+// Observe is as that of Store.
+func (s *Secrets) Observe(step func()) { s.step = step }
 
 func (s *Store) commitRest() {
 	for s.commitQueue() {
