@@ -2,8 +2,12 @@ package nodetest
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -133,4 +137,27 @@ func (k *Kubelet) Count() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return len(k.pods)
+}
+
+// Descendants are the processes that a pod's PID 1 has started, on which it
+// depends whether they answer.
+func (k *Kubelet) Descendants(uid string) []int {
+	return descendants(k.PID(uid))
+}
+
+func descendants(pid int) []int {
+	var found []int
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		raw, err := os.ReadFile(list)
+		if err != nil {
+			continue
+		}
+		for _, field := range strings.Fields(string(raw)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				found = append(append(found, child), descendants(child)...)
+			}
+		}
+	}
+	return found
 }
