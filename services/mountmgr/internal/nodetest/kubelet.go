@@ -89,7 +89,7 @@ func (k *Kubelet) SetStatus(pod *corev1.Pod, status corev1.PodStatus) bool {
 	present, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
 	found, ok := present.(*corev1.Pod)
 	if err != nil || !ok || found.UID != pod.UID {
-		return false
+		return false // It is gone.
 	}
 	changed := found.DeepCopy()
 	changed.Status = status
@@ -180,23 +180,33 @@ func (k *Kubelet) terminate(pod *corev1.Pod, grace time.Duration) {
 }
 
 // run waits for the API server to have the pod, as kubelet sees none before,
-// makes its root file system and starts its container.
+// makes its root file system and starts its container. A pod that is deleted
+// meanwhile does not stay.
 func (k *Kubelet) run(pod *corev1.Pod) {
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
 	for range 10_000 {
-		if _, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name); err == nil {
+		if k.exists(pod) {
 			break
 		}
 		<-ticker.C
 	}
-	if k.refused(pod) {
+	if !k.exists(pod) || k.refused(pod) {
 		return
 	}
 	if err := k.start(pod); err != nil {
 		k.say("run pod", pod.Name, ":", err)
 		k.fail(pod, err)
 	}
+	if !k.exists(pod) {
+		k.kill(string(pod.UID))
+	}
+}
+
+func (k *Kubelet) exists(pod *corev1.Pod) bool {
+	present, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
+	found, ok := present.(*corev1.Pod)
+	return err == nil && ok && found.UID == pod.UID
 }
 
 func (k *Kubelet) start(pod *corev1.Pod) error {
