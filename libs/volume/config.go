@@ -156,9 +156,6 @@ func (c Config) Unapplied() []string {
 	note(c.EnableNodeSelector != nil, "enableNodeSelector")
 	note(c.EnableNativeSidecar != nil, "enableNativeSidecar")
 	note(c.EnableControllerSetQuota != nil, "enableControllerSetQuota")
-	note(c.EnableAutoRemoveRequestResources != nil, "enableAutoRemoveRequestResources")
-	note(c.EnableAutoAbortStuckMountPod != nil, "enableAutoAbortStuckMountPod")
-	note(c.EnableLazyUmountTarget != nil, "enableLazyUmountTarget")
 	note(c.EnableKubeletListMountPod != nil, "enableKubeletListMountPod")
 	for i, patch := range c.MountPodPatch {
 		for _, key := range patch.unapplied() {

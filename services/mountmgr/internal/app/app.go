@@ -33,6 +33,10 @@ import (
 // self is this program, also after its file was replaced.
 const self = "/proc/self/exe"
 
+// hostRoot is the root directory of the node's first process; cache directories
+// need not be visible in our own.
+const hostRoot = "/proc/1/root"
+
 // Limits of our requests to the API server; the existing driver has the same.
 const (
 	kubeQPS   = 20
@@ -134,7 +138,7 @@ func nodeFacts(o Options) (manager.Options, error) {
 	}
 	return manager.Options{
 		Mode: o.clientMode(), Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
-		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
+		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]), HostRoot: hostRoot,
 		Defaults: o.defaults(), Config: func() (volume.Config, error) { return readConfig(o.ConfigFile) },
 	}, nil
 }

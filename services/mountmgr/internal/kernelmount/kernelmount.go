@@ -95,6 +95,21 @@ func Remove(path string) error {
 	return nil
 }
 
+// RemoveUnused is Remove, but detaches only those mounts of which somebody uses
+// a file or directory; the others are unmounted.
+func RemoveUnused(path string) error {
+	for range stackLimit {
+		if err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW); err != nil {
+			break // Busy, or none is left: Remove tells.
+		}
+	}
+	return Remove(path)
+}
+
+// DetachAll takes away everything that is mounted at path and leaves the directory
+// or file.
+func DetachAll(path string) error { return detachAll(path) }
+
 // stackLimit bounds how many mounts are taken from one path: a limit for a
 // caller that stacks faster than we take away.
 const stackLimit = 1000

@@ -36,11 +36,12 @@ type runningClient struct {
 	session *launcher.Session
 }
 
-// launch makes a mount pod and starts the client in it. It returns when the
+// launchOnce makes a mount pod and starts the client in it. It returns when the
 // client is being started; await tells how that went. On failure the pod is
 // deleted.
-func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, error) {
+func (m *mount) launchOnce(ctx context.Context, s clientStart) (*runningClient, error) {
 	record := m.snapshot()
+	s.settings = m.shape(s.settings)
 	client := store.Client{
 		Mode:    m.manager.options.Mode,
 		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
@@ -108,26 +109,6 @@ func (m *mount) greet(ctx context.Context, client store.Client) (*launcher.Sessi
 		return nil, failure
 	}
 	return session, err
-}
-
-// awaitPodFailure calls cancel and returns the cause when the pod fails; nil
-// when ctx ends first.
-func (m *mount) awaitPodFailure(ctx context.Context, podUID string, cancel func()) error {
-	for {
-		state, changed := m.pod(podUID)
-		if state.gone && state.failure == nil {
-			state.failure = fmt.Errorf("mount pod was deleted while it started: %w", errdefs.ErrUnavailable)
-		}
-		if state.failure != nil {
-			cancel()
-			return state.failure
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }
 
 // await waits for the client to reach a state: waiting for its state, or

@@ -40,6 +40,9 @@ func (m *mount) handOver(ctx context.Context) error {
 		}
 		m.setSession(session)
 	}
+	if due, err := m.awaitTurn(ctx); !due || err != nil {
+		return err
+	}
 	successor, err := m.prepareSuccessor(ctx)
 	if err != nil {
 		return m.keepOld(ctx, err)

@@ -24,8 +24,9 @@ type Host interface {
 	// Delete ends the jfs-launch and all that it has started; a grace of 0 does
 	// not wait for them. One that is gone is no error.
 	Delete(ctx context.Context, client store.Client, grace time.Duration) error
-	// Annotate sets annotations one by one, or removes those whose value is nil.
-	Annotate(ctx context.Context, name string, annotations map[string]*string) error
+	// Annotate sets annotations one by one, or removes those whose value is nil;
+	// one that is gone is no error, and another of its name is not touched.
+	Annotate(ctx context.Context, client store.Client, annotations map[string]*string) error
 	// Watch calls changed for everything that runs now and whenever it changes,
 	// and removed when it is gone, until ctx ends.
 	Watch(ctx context.Context, changed, removed func(*corev1.Pod)) error

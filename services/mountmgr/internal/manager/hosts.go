@@ -72,13 +72,13 @@ func (h Hosts) Delete(ctx context.Context, client store.Client, grace time.Durat
 	return host.Delete(ctx, client, grace)
 }
 
-// Annotate asks the host of new clients, whose mounts are the most.
-func (h Hosts) Annotate(ctx context.Context, name string, annotations map[string]*string) error {
-	host, err := h.of(store.Client{Mode: h.Mode, PodName: name})
+// Annotate asks the host of the client.
+func (h Hosts) Annotate(ctx context.Context, client store.Client, annotations map[string]*string) error {
+	host, err := h.of(client)
 	if err != nil {
 		return err
 	}
-	return host.Annotate(ctx, name, annotations)
+	return host.Annotate(ctx, client, annotations)
 }
 
 // Watch watches all hosts until ctx ends or one of them fails.

@@ -44,8 +44,13 @@ type Options struct {
 	// KernelRelease is part of what decides the INIT request of a connection.
 	KernelRelease string
 	// Mode is where new clients run.
-	Mode     store.ClientMode
-	Defaults volume.Defaults
+	Mode store.ClientMode
+	// HostRoot is where the root directory of the node is visible; empty for
+	// this process's own.
+	HostRoot string
+	// ReconcileInterval paces the looks at the pods of the node; 0 for 10 s.
+	ReconcileInterval time.Duration
+	Defaults          volume.Defaults
 	// Config returns the present configuration of the driver.
 	Config func() (volume.Config, error)
 }
@@ -58,6 +63,8 @@ type Parts struct {
 	Host    Host
 	Prober  *probe.Prober
 	Log     *slog.Logger
+	// Pods may be nil: references of pods that are gone are kept then.
+	Pods PodLister
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
 }
@@ -71,8 +78,14 @@ type Manager struct {
 
 	running sync.WaitGroup
 
+	// cleanups is told of caches to clean.
+	cleanups chan struct{}
+
+	// mu is never held while anything is written or waited for. A mount's own
+	// mutex is not taken under it.
 	mu     sync.Mutex
 	mounts map[string]*mount
+	index  index
 	// busy are the targets that a call works on.
 	busy map[string]bool
 	// lifetime is the context of the mounts' goroutines; nil before Run.
@@ -82,8 +95,8 @@ type Manager struct {
 // New returns a manager without mounts; Run brings the recorded ones back.
 func New(options Options, parts Parts) *Manager {
 	return &Manager{
-		Parts: parts, options: options, watch: newBroadcaster(),
-		mounts: make(map[string]*mount), busy: make(map[string]bool),
+		Parts: parts, options: options, watch: newBroadcaster(), cleanups: make(chan struct{}, 1),
+		mounts: make(map[string]*mount), busy: make(map[string]bool), index: newIndex(),
 	}
 }
 
@@ -126,7 +139,6 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	served.mirrorReferences(ctx, request.TargetPath)
 	m.Metrics.Published(served.created, time.Since(began))
 	return record, served.created, nil
 }
@@ -168,50 +180,56 @@ type acquired struct {
 
 // acquire finds or makes the mount and records the reference with it.
 func (m *Manager) acquire(request PublishRequest, reference store.Reference) (acquired, error) {
+	repeated, err := m.claim(reference)
+	if err != nil || repeated != nil {
+		return acquired{mount: repeated, repeated: true}, err
+	}
+	served, created, err := m.provide(request, reference)
+	if err != nil {
+		m.forget(reference.TargetPath, nil)
+		return acquired{}, err
+	}
+	return acquired{mount: served, created: created}, nil
+}
+
+// claim takes the target for the caller, so that no other volume conflicts with
+// it from then on, or returns the mount that it has already.
+func (m *Manager) claim(reference store.Reference) (*mount, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.lifetime == nil {
-		return acquired{}, fmt.Errorf("mount manager is starting: %w", errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("mount manager is starting: %w", errdefs.ErrUnavailable)
 	}
-	repeated, err := m.admit(reference)
-	if err != nil {
-		return acquired{}, err
+	repeated, err := m.index.admit(reference)
+	if err == nil && repeated == nil {
+		m.index.add(reference, nil)
 	}
-	if repeated != nil {
-		return acquired{mount: repeated, repeated: true}, nil
-	}
+	return repeated, err
+}
+
+// provide joins the reference to a mount with its settings, or makes one.
+func (m *Manager) provide(request PublishRequest, reference store.Reference) (*mount, bool, error) {
 	inputs, err := m.inputs(request)
 	if err != nil {
-		return acquired{}, err
+		return nil, false, err
 	}
 	settings, err := volume.Resolve(inputs)
 	if err != nil {
-		return acquired{}, err
+		return nil, false, err
 	}
-	for _, candidate := range m.mounts {
-		joined, err := candidate.join(settings, reference)
-		if err != nil || joined {
-			return acquired{mount: candidate}, err
-		}
-	}
-	made, err := m.create(inputs, settings, reference)
-	return acquired{mount: made, created: true}, err
-}
-
-// admit compares a wanted reference with those that are there. It returns the
-// mount that the target has already: kubelet repeats calls. It runs under m.mu.
-func (m *Manager) admit(wanted store.Reference) (*mount, error) {
-	for _, candidate := range m.mounts {
-		for _, existing := range candidate.snapshot().References {
-			if err := conflict(existing, wanted); err != nil {
-				return nil, err
-			}
-			if existing.TargetPath == wanted.TargetPath {
-				return candidate, nil
+	for {
+		candidates := m.sharers(settings.UniqueID)
+		for _, candidate := range candidates {
+			joined, err := candidate.join(settings, reference)
+			if err != nil || joined {
+				return candidate, false, err
 			}
 		}
+		made, err := m.create(inputs, settings, reference, candidates)
+		if made != nil || err != nil {
+			return made, true, err
+		}
 	}
-	return nil, nil
 }
 
 // conflict says why wanted cannot be beside existing, or in its place: what a
@@ -259,42 +277,41 @@ func (m *Manager) inputs(request PublishRequest) (volume.Inputs, error) {
 	}, nil
 }
 
-// create records a new mount and starts its goroutine. It runs under m.mu.
-func (m *Manager) create(inputs volume.Inputs, settings volume.Settings, reference store.Reference) (*mount, error) {
+// create records a new mount and starts its goroutine; nil when there are other
+// mounts to join than the candidates, which the caller has tried.
+func (m *Manager) create(
+	inputs volume.Inputs, settings volume.Settings, reference store.Reference, candidates []*mount,
+) (*mount, error) {
 	id := randomID()
-	if err := m.Secrets.Put(id, inputs.Secret); err != nil {
-		return nil, err
-	}
+	secret := inputs.Secret
 	inputs.Secret = nil
 	now := time.Now().UTC()
-	record := store.Record{
+	made := newMount(m, store.Record{
 		ID: id, State: lifecycle.Pending, StateSince: now, CreatedAt: now, BootID: m.options.BootID,
 		Inputs: inputs, UniqueID: settings.UniqueID, ShareMode: settings.ShareMode, SettingsHash: settings.Hash,
 		FileSystem: settings.FileSystem, ReadOnly: settings.ReadOnly, BindPath: settings.BindPath,
+		DeleteDelay: settings.DeleteDelay, CleanCache: settings.CleanCache,
 		MountPath:  filepath.Join(m.options.Defaults.MountRoot, pathName(settings.UniqueID)+"-"+randomSuffix()),
 		References: []store.Reference{reference},
-	}
-	if err := m.Store.PutMount(record); err != nil {
-		return nil, errors.Join(err, m.Secrets.Delete(id))
-	}
-	made := newMount(m, record)
-	m.adopt(made)
-	return made, nil
-}
-
-// adopt takes a mount in and runs it. It runs under m.mu.
-func (m *Manager) adopt(made *mount) {
-	m.mounts[made.id] = made
-	m.watch.changed(made.snapshot())
-	lifetime := m.lifetime
-	m.running.Go(func() {
-		made.run(lifetime)
-		if record := made.snapshot(); record.State == lifecycle.Gone {
-			m.mu.Lock()
-			delete(m.mounts, made.id)
-			m.mu.Unlock()
-		}
 	})
+	// Others find it at once, and wait until it is on disk.
+	made.mu.Lock()
+	defer made.mu.Unlock()
+	if !m.announce(made, candidates) {
+		return nil, nil
+	}
+	err := m.Secrets.Put(id, secret)
+	if err == nil {
+		err = m.Store.PutMount(made.record)
+	}
+	if err != nil {
+		err = errors.Join(err, m.Secrets.Delete(id))
+		made.record.State, made.failure = lifecycle.Gone, err
+		m.retire(made, made.record)
+		return nil, err
+	}
+	m.launchMount(made, made.record.Clone())
+	return made, nil
 }
 
 // Unpublish detaches the target and drops its reference. It never waits for a
@@ -308,28 +325,20 @@ func (m *Manager) Unpublish(ctx context.Context, target string) error {
 		return err
 	}
 	defer unlock()
-	if err := kernelmount.Remove(target); err != nil {
+	if err := m.detach(ctx, target); err != nil {
 		return err
 	}
-	m.mu.Lock()
 	held := m.byTarget(target)
-	m.mu.Unlock()
 	if held == nil {
 		return nil
 	}
-	if err := held.dropReference(target); err != nil {
-		return err
-	}
-	held.mirrorReferences(ctx, target)
-	return nil
+	return held.dropReference(target)
 }
 
 // Usage reads statfs through a probe process. errdefs.ErrNotFound for a path
 // that is no target; context.DeadlineExceeded when the client does not answer.
 func (m *Manager) Usage(ctx context.Context, volumeID, path string) (probe.Usage, error) {
-	m.mu.Lock()
 	held := m.byTarget(path)
-	m.mu.Unlock()
 	if held == nil || !held.shows(volumeID, path) {
 		return probe.Usage{}, fmt.Errorf("volume %s is not published at %s: %w", volumeID, path, errdefs.ErrNotFound)
 	}
@@ -384,12 +393,12 @@ func (m *Manager) all() []*mount {
 	return all
 }
 
-// byTarget runs under m.mu.
+// byTarget returns the mount of a target, nil when there is none.
 func (m *Manager) byTarget(target string) *mount {
-	for _, candidate := range m.mounts {
-		if candidate.references(target) {
-			return candidate
-		}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if found := m.index.targets[target]; found != nil {
+		return found.mount
 	}
 	return nil
 }

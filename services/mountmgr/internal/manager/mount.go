@@ -10,13 +10,11 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -43,9 +41,13 @@ type mount struct {
 	// remounts counts the attempts to remount that have failed in a row; only
 	// run uses it.
 	remounts int
+	// pace delays replacements that follow each other; only run uses it.
+	pace pace
 
 	// wake tells run that references or pods have changed.
 	wake chan struct{}
+	// mirror is told what of the record the mount pod shows.
+	mirror mirror
 
 	mu     sync.Mutex
 	record store.Record
@@ -57,19 +59,12 @@ type mount struct {
 	pods map[string]podState
 }
 
-// podState is what matters of a mount pod's status.
-type podState struct {
-	deleting bool
-	gone     bool
-	// failure says why the pod will never run; nil while it may.
-	failure error
-}
-
 func newMount(manager *Manager, record store.Record) *mount {
 	return &mount{
 		manager: manager, id: record.ID, record: record,
 		log:     manager.Log.With(logkeys.MountID, record.ID, logkeys.UniqueID, record.UniqueID),
 		wake:    make(chan struct{}, 1),
+		mirror:  newMirror(),
 		changed: make(chan struct{}),
 		pods:    make(map[string]podState),
 	}
@@ -137,6 +132,7 @@ func (m *mount) transition(to lifecycle.State, reason, message string, changes .
 		m.log.Info("state", logkeys.State, string(to), logkeys.Reason, reason, logkeys.Message, message)
 		settle(r, to, message)
 		lost = to == lifecycle.Lost && r.State != lifecycle.Remounting
+		reason, message = m.remark(r, to, reason, message)
 		r.State, r.StateSince, r.Reason, r.Message = to, time.Now().UTC(), reason, message
 		for _, change := range changes {
 			change(r)
@@ -164,6 +160,7 @@ func (m *mount) update(change func(*store.Record) error) error {
 	} else if err := m.manager.Store.PutMount(next); err != nil {
 		return err
 	}
+	m.mirror.note(&m.record, &next)
 	m.record = next
 	close(m.changed)
 	m.changed = make(chan struct{})
@@ -198,7 +195,7 @@ func (m *mount) awaitServing(ctx context.Context) (store.Record, error) {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return store.Record{}, fmt.Errorf("volume is not mounted yet (%s %s): %w", record.State, record.Message, ctx.Err())
+			return store.Record{}, fmt.Errorf("volume is not mounted yet (%s %s): %w", record.State, m.waitsFor(record), ctx.Err())
 		}
 	}
 }
@@ -212,23 +209,21 @@ func (m *mount) join(settings volume.Settings, reference store.Reference) (bool,
 			return errUnchanged
 		}
 		r.References = append(r.References, reference)
+		r.DeleteAt = time.Time{}
 		joined = true
 		return nil
 	})
 	if errors.Is(err, errUnchanged) {
 		return false, nil
 	}
+	if joined {
+		m.manager.assign(reference, m)
+	}
 	return joined, err
 }
 
 // errUnchanged makes update leave everything as it is.
 var errUnchanged = errors.New("unchanged")
-
-func (m *mount) references(target string) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.ContainsFunc(m.record.References, func(r store.Reference) bool { return r.TargetPath == target })
-}
 
 func (m *mount) shows(volumeID, target string) bool {
 	m.mu.Lock()
@@ -247,65 +242,17 @@ func (m *mount) dropReference(target string) error {
 		r.References = slices.DeleteFunc(r.References, func(held store.Reference) bool { return held.TargetPath == target })
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		return nil
+	if err != nil && !errors.Is(err, errUnchanged) {
+		return err
 	}
-	return err
-}
-
-// mirrorTimeout bounds the mirroring of one reference.
-const mirrorTimeout = 30 * time.Second
-
-// mirrorReferences copies one target's reference to the mount pod, where
-// people and other tools look for it. It does not block: the store is the
-// truth.
-func (m *mount) mirrorReferences(ctx context.Context, target string) {
-	record := m.snapshot()
-	if record.Client.PodName == "" {
-		return
-	}
-	var value *string
-	if slices.ContainsFunc(record.References, func(r store.Reference) bool { return r.TargetPath == target }) {
-		if len(record.References) == 1 && record.Client.StartedAt.After(record.References[0].Since) {
-			return // The pod was made with it.
-		}
-		value = &target
-	} else if len(record.References) == 0 {
-		return // The pod goes.
-	}
-	m.manager.running.Go(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mirrorTimeout)
-		defer cancel()
-		err := m.manager.Host.Annotate(ctx, record.Client.PodName, map[string]*string{mountpod.ReferenceKey(target): value})
-		if err != nil {
-			m.log.WarnContext(ctx, "mirror reference", logkeys.TargetPath, target, logkeys.Error, err)
-		}
-	})
-}
-
-func (m *mount) podChanged(pod *corev1.Pod) {
-	state := podState{deleting: pod.DeletionTimestamp != nil}
-	if reason, message := mountpod.Failure(pod); reason != "" {
-		state.failure = fmt.Errorf("%s: %s: %s: %w", nameOf(pod), reason, message, errdefs.ErrFailedPrecondition)
-	}
-	m.setPod(string(pod.UID), state)
+	m.manager.forget(target, m)
+	return nil
 }
 
 // owns tells whether the pod is that of the client or of its successor.
 func (m *mount) owns(podName string) bool {
 	record := m.snapshot()
 	return record.Client.PodName == podName || record.Successor != nil && record.Successor.PodName == podName
-}
-
-func (m *mount) podRemoved(uid string) { m.setPod(uid, podState{deleting: true, gone: true}) }
-
-func (m *mount) setPod(uid string, state podState) {
-	m.mu.Lock()
-	m.pods[uid] = state
-	close(m.changed)
-	m.changed = make(chan struct{})
-	m.mu.Unlock()
-	m.poke()
 }
 
 // pod returns what is known of a pod, and a channel that closes at the next

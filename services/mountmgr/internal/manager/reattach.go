@@ -155,7 +155,7 @@ func (m *mount) attachMissing(record store.Record) error {
 		if err != nil {
 			continue
 		}
-		if m.references(reference.TargetPath) {
+		if m.shows(reference.VolumeID, reference.TargetPath) {
 			failed = errors.Join(failed,
 				kernelmount.Attach(record.MountPath, record.DeviceMinor, reference.TargetPath, reference.ReadOnly))
 		}

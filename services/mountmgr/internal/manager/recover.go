@@ -41,7 +41,11 @@ func (m *mount) recover(ctx context.Context) error {
 	}
 	recoverCtx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
-	for {
+	pause(recoverCtx, m.recoveryPause())
+	for attempt := 1; ; attempt++ {
+		if drained, _, err := m.settleUnused(); drained || err != nil {
+			return err
+		}
 		err := m.replaceClient(recoverCtx)
 		switch {
 		case err == nil:
@@ -54,9 +58,11 @@ func (m *mount) recover(ctx context.Context) error {
 			return m.transition(lifecycle.Lost, "DescriptorLost", err.Error())
 		case recoverCtx.Err() != nil:
 			return m.transition(lifecycle.Lost, "RecoveryFailed", err.Error())
+		case m.stuck(ctx, m.snapshot()):
+			return m.transition(lifecycle.Lost, "MountPodStuck", err.Error())
 		}
 		m.log.WarnContext(ctx, "client not replaced yet", logkeys.Error, err)
-		pause(recoverCtx, retryInterval)
+		pause(recoverCtx, backOff(attempt))
 	}
 }
 
@@ -157,6 +163,9 @@ func (m *mount) drain(ctx context.Context) error {
 	err := errors.Join(m.manager.Vault.Remove(vaultCtx, m.id), m.deletePod(ctx, record.Client))
 	if record.Successor != nil {
 		err = errors.Join(err, m.deletePod(ctx, *record.Successor))
+	}
+	if err == nil {
+		err = m.planCleanup(record)
 	}
 	if err == nil {
 		err = errors.Join(m.manager.Secrets.Delete(m.id), m.manager.Secrets.DeleteState(m.id))

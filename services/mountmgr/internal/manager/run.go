@@ -23,6 +23,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	m.running.Go(func() { m.collect(ctx) })
+	m.running.Go(func() { m.cleanCaches(ctx) })
 	failed := make(chan error, 2)
 	go func() { failed <- m.Vault.Watch(ctx, m.fillVault) }()
 	go func() {
@@ -56,7 +58,7 @@ func (m *Manager) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kept := make(map[string]bool)
+	kept, rebooted := make(map[string]bool), false
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.lifetime = ctx
@@ -66,6 +68,7 @@ func (m *Manager) resume(ctx context.Context) error {
 			if err := errors.Join(kernelmount.Remove(record.MountPath), m.Store.DeleteMount(record.ID)); err != nil {
 				return err
 			}
+			rebooted = true
 			continue
 		}
 		kept[record.ID] = true
@@ -73,9 +76,12 @@ func (m *Manager) resume(ctx context.Context) error {
 	if err := m.Secrets.Retain(kept); err != nil {
 		return err
 	}
+	if rebooted {
+		m.removeLeftovers(ctx, records, kept)
+	}
 	for _, record := range records {
 		if kept[record.ID] {
-			m.adopt(newMount(m, record)) //nolint:contextcheck // It takes the lifetime that was just set.
+			m.adopt(newMount(m, record), record) //nolint:contextcheck // It takes the lifetime that was just set.
 		}
 	}
 	return nil

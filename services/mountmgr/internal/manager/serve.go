@@ -1,8 +1,8 @@
 package manager
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"time"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
@@ -24,8 +24,9 @@ func (m *mount) serve(ctx context.Context) error {
 	if err := m.dropPrevious(); err != nil {
 		m.log.WarnContext(ctx, "lost connection not taken away", logkeys.Error, err)
 	}
+	m.pace.serves(time.Now())
 	for {
-		moved, err := m.decide()
+		moved, expires, err := m.decide()
 		if moved || err != nil {
 			return err
 		}
@@ -33,6 +34,7 @@ func (m *mount) serve(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-m.wake:
+		case <-expires:
 		case event, open := <-m.session.Events():
 			if !open {
 				m.closeSession()
@@ -45,27 +47,25 @@ func (m *mount) serve(ctx context.Context) error {
 	}
 }
 
-// decide moves a serving mount on when nobody uses it or its pod ends.
-func (m *mount) decide() (bool, error) {
-	drained := false
-	err := m.update(func(r *store.Record) error {
-		if len(r.References) > 0 {
-			return errUnchanged
-		}
-		if err := lifecycle.Check(r.State, lifecycle.Draining); err != nil {
-			return err
-		}
-		settle(r, lifecycle.Draining, "")
-		r.State, r.StateSince, r.Reason, r.Message = lifecycle.Draining, time.Now().UTC(), "Unused", ""
-		drained = true
-		return nil
-	})
-	if drained || err != nil && !errors.Is(err, errUnchanged) {
-		return drained, err
+// decide moves a serving mount on when nobody uses it or its pod ends. The
+// channel tells when an unused one has waited long enough; nil when it is used.
+func (m *mount) decide() (bool, <-chan time.Time, error) {
+	drained, at, err := m.settleUnused()
+	if drained || err != nil {
+		return drained, nil, err
 	}
+	moved, err := m.followPod()
+	if at.IsZero() {
+		return moved, nil, err
+	}
+	return moved, time.After(time.Until(at)), err
+}
+
+// followPod moves a serving mount on when its pod ends or it shall be upgraded.
+func (m *mount) followPod() (bool, error) {
 	switch state, _ := m.pod(m.snapshot().Client.PodUID); {
 	case state.gone, state.failure != nil:
-		return true, m.transition(lifecycle.Recovering, "MountPodGone", "the mount pod is gone")
+		return true, m.transition(lifecycle.Recovering, "MountPodGone", cmp.Or(state.problem, "the mount pod is gone"))
 	case state.deleting:
 		return true, m.transition(lifecycle.HandingOver, "MountPodDeleted", "the mount pod is being deleted")
 	case m.snapshot().Upgrade.Running():

@@ -143,10 +143,15 @@ func (m *mount) identify(ctx context.Context, client store.Client) error {
 	if known := m.snapshot().FileSystemUUID; known != "" && told.UUID != known {
 		return fmt.Errorf("the metadata engine holds file system %s instead of %s: %w", told.UUID, known, errdefs.ErrFailedPrecondition)
 	}
+	// First the state that it has taken up: after the record nobody would look
+	// for it, and a later client must not find it.
+	if err := m.manager.Secrets.DeleteState(m.id); err != nil {
+		return err
+	}
 	if err := m.recordServing(client, told); err != nil {
 		return err
 	}
-	return errors.Join(m.manager.Secrets.DeleteState(m.id), m.session.SetSession(ctx, told.SessionID))
+	return m.session.SetSession(ctx, told.SessionID)
 }
 
 func (m *mount) recordServing(client store.Client, told probe.Client) error {

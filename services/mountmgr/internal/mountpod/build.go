@@ -32,6 +32,7 @@ const (
 	UUIDAnnotation      = "juicefs-uuid"
 	ShareModeAnnotation = "juicefs/mount-share-mode"
 	DelayAnnotation     = "juicefs-delete-delay"
+	DeleteAtAnnotation  = "juicefs-delete-at"
 	CleanAnnotation     = "juicefs-clean-cache"
 )
 

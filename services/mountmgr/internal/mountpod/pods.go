@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -77,18 +80,41 @@ func (p *Pods) Delete(ctx context.Context, pod store.Client, grace time.Duration
 	return nil
 }
 
-// Annotate sets annotations one by one, or removes those whose value is nil;
-// others are left alone. A pod that is gone is no error.
-func (p *Pods) Annotate(ctx context.Context, name string, annotations map[string]*string) error {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+// operation is one of a JSON patch.
+type operation struct {
+	Op    string `json:"op"`
+	Path  string `json:"path"`
+	Value string `json:"value,omitempty"`
+}
+
+// Annotate sets annotations of a client's pod one by one, or removes those
+// whose value is nil; others are left alone. A pod of the same name that is
+// another is not touched: errdefs.ErrInvalidArgument. A pod that is gone is no
+// error.
+func (p *Pods) Annotate(ctx context.Context, pod store.Client, annotations map[string]*string) error {
+	patch, err := json.Marshal(annotationPatch(pod.PodUID, annotations))
 	if err != nil {
-		return fmt.Errorf("encode annotations of mount pod %s: %w", name, err)
+		return fmt.Errorf("encode annotations of mount pod %s: %w", pod.PodName, err)
 	}
-	_, err = p.client.CoreV1().Pods(p.namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = p.client.CoreV1().Pods(p.namespace).Patch(ctx, pod.PodName, types.JSONPatchType, patch, metav1.PatchOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("annotate mount pod %s/%s: %w", p.namespace, name, native(err))
+		return fmt.Errorf("annotate mount pod %s/%s: %w", p.namespace, pod.PodName, native(err))
 	}
 	return nil
+}
+
+func annotationPatch(uid string, annotations map[string]*string) []operation {
+	patch := []operation{{Op: "test", Path: "/metadata/uid", Value: uid}}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		path := "/metadata/annotations/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key)
+		if value := annotations[key]; value != nil {
+			patch = append(patch, operation{Op: "add", Path: path, Value: *value})
+			continue
+		}
+		// What is not there cannot be removed: it is made first.
+		patch = append(patch, operation{Op: "add", Path: path, Value: "-"}, operation{Op: "remove", Path: path})
+	}
+	return patch
 }
 
 // Watch calls changed for every mount pod of the node now and whenever it
@@ -134,25 +160,6 @@ func trim(object any) (any, error) {
 		pod.Spec.Tolerations = nil
 	}
 	return object, nil
-}
-
-// Failure explains why a pod will not run by itself; empty while it may.
-func Failure(pod *corev1.Pod) (reason, message string) {
-	if pod.Status.Phase == corev1.PodFailed || pod.Status.Phase == corev1.PodSucceeded {
-		return phaseFailure(pod)
-	}
-	for _, status := range pod.Status.ContainerStatuses {
-		waiting := status.State.Waiting
-		if waiting == nil {
-			continue
-		}
-		switch waiting.Reason {
-		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
-			"CreateContainerConfigError", "CreateContainerError", "RunContainerError":
-			return waiting.Reason, waiting.Message
-		}
-	}
-	return "", ""
 }
 
 func phaseFailure(pod *corev1.Pod) (reason, message string) {

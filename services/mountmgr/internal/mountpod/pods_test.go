@@ -3,6 +3,7 @@ package mountpod_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
 	"time"
 
@@ -19,36 +20,6 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
-
-func TestFailure(t *testing.T) {
-	waiting := func(reason string) corev1.PodStatus {
-		return corev1.PodStatus{Phase: corev1.PodPending, ContainerStatuses: []corev1.ContainerStatus{{
-			State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "why"}},
-		}}}
-	}
-	for name, c := range map[string]struct {
-		status          corev1.PodStatus
-		reason, message string
-	}{
-		"new":             {corev1.PodStatus{}, "", ""},
-		"pulling":         {waiting("ContainerCreating"), "", ""},
-		"no image":        {waiting("ErrImagePull"), "ErrImagePull", "why"},
-		"image back-off":  {waiting("ImagePullBackOff"), "ImagePullBackOff", "why"},
-		"bad command":     {waiting("RunContainerError"), "RunContainerError", "why"},
-		"running":         {corev1.PodStatus{Phase: corev1.PodRunning}, "", ""},
-		"evicted":         {corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "disk"}, "Evicted", "disk"},
-		"failed silently": {corev1.PodStatus{Phase: corev1.PodFailed}, "Failed", ""},
-		"ended":           {corev1.PodStatus{Phase: corev1.PodSucceeded}, "Succeeded", ""},
-		"container ended": {corev1.PodStatus{Phase: corev1.PodFailed, Reason: "less exact", ContainerStatuses: []corev1.ContainerStatus{{
-			State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "OOMKilled", Message: "too much"}},
-		}}}, "OOMKilled", "too much"},
-	} {
-		reason, message := mountpod.Failure(&corev1.Pod{Status: c.status})
-		if reason != c.reason || message != c.message {
-			t.Errorf("%s: %q, %q, want %q, %q", name, reason, message, c.reason, c.message)
-		}
-	}
-}
 
 func mountPod(name, uid string) *corev1.Pod {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{NodeName: "node"}}
@@ -82,21 +53,32 @@ func TestDeletionSparesANamesakeAndIsIdempotent(t *testing.T) {
 
 func TestAnnotateLeavesOthersAlone(t *testing.T) {
 	pod := mountPod("p", "u")
-	pod.Annotations = map[string]string{"theirs": "1", "old": "2"}
+	pod.Annotations = map[string]string{"theirs": "1", "old/er~": "2"}
 	client := fake.NewClientset(pod)
 	value := "3"
 	pods := mountpod.NewPods(client, "ns", "node", "/var/lib/kubelet")
-	if err := pods.Annotate(t.Context(), "p", map[string]*string{"new": &value, "old": nil}); err != nil {
-		t.Fatal(err)
+	check := func(want map[string]string) {
+		t.Helper()
+		got, err := client.CoreV1().Pods("ns").Get(t.Context(), "p", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(got.Annotations, want) {
+			t.Errorf("annotations %v, want %v", got.Annotations, want)
+		}
 	}
-	got, err := client.CoreV1().Pods("ns").Get(t.Context(), "p", metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
+	changes := map[string]*string{"new": &value, "old/er~": nil, "never": nil}
+	if err := pods.Annotate(t.Context(), store.Client{PodName: "p", PodUID: "another"}, changes); err == nil {
+		t.Error("a namesake was annotated")
 	}
-	if len(got.Annotations) != 2 || got.Annotations["theirs"] != "1" || got.Annotations["new"] != "3" {
-		t.Errorf("annotations %v", got.Annotations)
+	check(map[string]string{"theirs": "1", "old/er~": "2"})
+	for range 2 {
+		if err := pods.Annotate(t.Context(), store.Client{PodName: "p", PodUID: "u"}, changes); err != nil {
+			t.Fatal(err)
+		}
+		check(map[string]string{"theirs": "1", "new": "3"})
 	}
-	if err := pods.Annotate(t.Context(), "gone", map[string]*string{"new": &value}); err != nil {
+	if err := pods.Annotate(t.Context(), store.Client{PodName: "gone", PodUID: "u"}, changes); err != nil {
 		t.Errorf("annotate a pod that is gone: %v", err)
 	}
 }

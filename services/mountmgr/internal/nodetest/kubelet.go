@@ -45,6 +45,55 @@ type Kubelet struct {
 	mu      sync.Mutex
 	pods    map[string]*exec.Cmd
 	stopped bool
+	refuse  Refusal
+}
+
+// Refusal gives the status of a pod that is not started now, nil to start it;
+// a pod whose phase is Failed is not tried again. attempt counts from 0.
+type Refusal func(pod *corev1.Pod, attempt int) *corev1.PodStatus
+
+// Refuse asks refusal before each start of a pod; nil starts all.
+func (k *Kubelet) Refuse(refusal Refusal) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refuse = refusal
+}
+
+// refused reports a pod that is not to be started, and tries again until it is.
+func (k *Kubelet) refused(pod *corev1.Pod) bool {
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for attempt := 0; ; attempt++ {
+		k.mu.Lock()
+		refusal, stopped := k.refuse, k.stopped
+		k.mu.Unlock()
+		if stopped {
+			return true
+		}
+		if refusal == nil {
+			return false
+		}
+		status := refusal(pod.DeepCopy(), attempt)
+		if status == nil {
+			return false
+		}
+		if !k.SetStatus(pod, *status) || status.Phase == corev1.PodFailed {
+			return true
+		}
+		<-ticker.C
+	}
+}
+
+// SetStatus reports the status of a pod; false when there is no such pod.
+func (k *Kubelet) SetStatus(pod *corev1.Pod, status corev1.PodStatus) bool {
+	present, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
+	found, ok := present.(*corev1.Pod)
+	if err != nil || !ok || found.UID != pod.UID {
+		return false // It is gone.
+	}
+	changed := found.DeepCopy()
+	changed.Status = status
+	return k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), changed, changed.Namespace) == nil
 }
 
 // NewKubelet starts a kubelet on dir. juicefs maps image names to the client
@@ -131,20 +180,33 @@ func (k *Kubelet) terminate(pod *corev1.Pod, grace time.Duration) {
 }
 
 // run waits for the API server to have the pod, as kubelet sees none before,
-// makes its root file system and starts its container.
+// makes its root file system and starts its container. A pod that is deleted
+// meanwhile does not stay.
 func (k *Kubelet) run(pod *corev1.Pod) {
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
 	for range 10_000 {
-		if _, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name); err == nil {
+		if k.exists(pod) {
 			break
 		}
 		<-ticker.C
+	}
+	if !k.exists(pod) || k.refused(pod) {
+		return
 	}
 	if err := k.start(pod); err != nil {
 		k.say("run pod", pod.Name, ":", err)
 		k.fail(pod, err)
 	}
+	if !k.exists(pod) {
+		k.kill(string(pod.UID))
+	}
+}
+
+func (k *Kubelet) exists(pod *corev1.Pod) bool {
+	present, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
+	found, ok := present.(*corev1.Pod)
+	return err == nil && ok && found.UID == pod.UID
 }
 
 func (k *Kubelet) start(pod *corev1.Pod) error {
@@ -225,14 +287,11 @@ func volumes(pod *corev1.Pod, podDir, root string) error {
 // fail reports a container that has ended, as kubelet does for a pod that is
 // not restarted.
 func (k *Kubelet) fail(pod *corev1.Pod, cause error) {
-	failed := pod.DeepCopy()
-	failed.Status.Phase = corev1.PodFailed
-	failed.Status.ContainerStatuses = []corev1.ContainerStatus{{
+	status := corev1.PodStatus{Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{
 		State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Error", Message: cause.Error()}},
-	}}
-	err := k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), failed, failed.Namespace)
-	if err != nil && !apierrors.IsNotFound(err) {
-		k.say("report pod:", err)
+	}}}
+	if !k.SetStatus(pod, status) {
+		k.say("report pod", pod.Name, ": it is gone")
 	}
 }
 

@@ -40,7 +40,13 @@ type Node struct {
 	// registry of its metrics.
 	Manager  *manager.Manager
 	Registry *prometheus.Registry
+	// BootID replaces that of the kernel for the next StartManager.
+	BootID string
+	// Pods are the application pods that the next StartManager is told of; nil
+	// for nothing.
+	Pods *PodList
 
+	mortal      *mortal
 	tb          testing.TB
 	config      atomic.Pointer[volume.Config]
 	log         *slog.Logger
@@ -196,14 +202,21 @@ func (n *Node) StartManager() {
 	if err != nil {
 		n.tb.Fatal(err)
 	}
-	n.Manager = manager.New(n.options(), manager.Parts{
+	ctx, cancel := context.WithCancel(context.Background())
+	n.mortal = newMortal(n.host(), 0, cancel)
+	records.Observe(n.mortal.step)
+	secrets.Observe(n.mortal.step)
+	parts := manager.Parts{
 		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
-		Host:   n.host(),
+		Host:   n.mortal,
 		Prober: probe.New("/proc/self/exe"),
-	})
+	}
+	if n.Pods != nil {
+		parts.Pods = n.Pods
+	}
+	n.Manager = manager.New(n.options(), parts)
 	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -231,8 +244,12 @@ func (n *Node) options() manager.Options {
 	if err := unix.Uname(&name); err != nil {
 		n.tb.Fatal(err)
 	}
+	if n.BootID != "" {
+		bootID = n.BootID
+	}
 	return manager.Options{
-		Mode: n.mode(), Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
+		Mode: n.mode(), ReconcileInterval: 200 * time.Millisecond,
+		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
 		KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: volume.Defaults{
 			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: volume.ShareByVolume,

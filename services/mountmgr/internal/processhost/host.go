@@ -164,7 +164,7 @@ func (h *Host) Reconnect(ctx context.Context, client store.Client) (*launcher.Se
 
 // Annotate does nothing: processes have no annotations, and the store is the
 // truth.
-func (*Host) Annotate(context.Context, string, map[string]*string) error { return nil }
+func (*Host) Annotate(context.Context, store.Client, map[string]*string) error { return nil }
 
 // Delete ends the process of a client, and with it all that it has started,
 // and removes what belonged to it; it returns when that is done. With a grace

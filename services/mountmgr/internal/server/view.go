@@ -24,6 +24,7 @@ func (s *Server) view(r store.Record) *mountmgrv1.Mount {
 		SettingsHash: r.SettingsHash, FileSystem: r.FileSystem, FileSystemUuid: r.FileSystemUUID, ReadOnly: r.ReadOnly,
 		MountPath: r.MountPath, DeviceMinor: r.DeviceMinor, WaitingRequests: waiting,
 		Client: s.client(&r.Client), Successor: s.client(r.Successor), Recoveries: r.Recoveries, Upgrade: upgrade(r.Upgrade),
+		DeleteAt:         timestamp(r.DeleteAt),
 		WantedProtection: mountmgrv1.CrashProtection_CRASH_PROTECTION_FULL,
 		Protection:       mountmgrv1.CrashProtection_CRASH_PROTECTION_CONNECTION,
 		ProtectionReason: "this release protects the connection",

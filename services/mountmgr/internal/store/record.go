@@ -57,6 +57,15 @@ type Record struct {
 	Successor  *Client     `json:"successor,omitempty"`
 	References []Reference `json:"references,omitempty"`
 	Recoveries uint32      `json:"recoveries,omitempty"`
+	// DeleteDelay keeps the mount for this long when nobody uses it.
+	DeleteDelay time.Duration `json:"deleteDelay,omitempty"`
+	// DeleteAt is when an unused mount goes; zero while it is used.
+	DeleteAt time.Time `json:"deleteAt,omitzero"`
+	// CleanCache removes the cached blocks with the last mount of UniqueID.
+	CleanCache bool `json:"cleanCache,omitempty"`
+	// RequestsRemoved tells that the node had not what the mount pods request,
+	// so that they are made without requests.
+	RequestsRemoved bool `json:"requestsRemoved,omitempty"`
 	// Upgrade is the running or last one; nil when there never was one.
 	Upgrade *Upgrade `json:"upgrade,omitempty"`
 }

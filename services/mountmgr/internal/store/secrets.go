@@ -18,6 +18,8 @@ import (
 // mounts do, and no longer: in a tmpfs, which ends with the kernel's boot.
 type Secrets struct {
 	dir string
+	// step is nil but in tests.
+	step step
 }
 
 // OpenSecrets uses dir, which must be on a tmpfs so that no secret ever
@@ -42,6 +44,7 @@ func (s *Secrets) Put(mountID string, secret map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("encode secret of mount %s: %w", mountID, err)
 	}
+	defer s.step.take()
 	if err := writeFile(s.path(mountID), raw); err != nil {
 		return fmt.Errorf("store secret of mount %s: %w", mountID, err)
 	}
@@ -72,6 +75,7 @@ func (s *Secrets) Get(mountID string) (map[string]string, error) {
 
 // Delete forgets the Secret of a mount. An unknown mount is no error.
 func (s *Secrets) Delete(mountID string) error {
+	defer s.step.take()
 	if err := os.Remove(s.path(mountID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete secret of mount %s: %w", mountID, err)
 	}
@@ -81,6 +85,7 @@ func (s *Secrets) Delete(mountID string) error {
 // PutState stores what a client has left of its open files while nobody serves
 // them: should the mount manager die now, the next one still has it.
 func (s *Secrets) PutState(mountID string, state []byte) error {
+	defer s.step.take()
 	if err := writeFile(s.statePath(mountID), state); err != nil {
 		return fmt.Errorf("store state of mount %s: %w", mountID, err)
 	}
@@ -101,6 +106,7 @@ func (s *Secrets) State(mountID string) ([]byte, error) {
 
 // DeleteState forgets the state of a mount, because a client has taken it up.
 func (s *Secrets) DeleteState(mountID string) error {
+	defer s.step.take()
 	if err := os.Remove(s.statePath(mountID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete state of mount %s: %w", mountID, err)
 	}

@@ -3,19 +3,18 @@
 package store
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
-	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 )
 
 // schemaVersion is the version of the records that this release writes.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // openTimeout bounds the wait for the file lock of a predecessor that is
 // still ending.
@@ -26,12 +25,25 @@ const (
 	metaBucket     = "meta"
 	mountsBucket   = "mounts"
 	settingsBucket = "settings"
+	cleanupsBucket = "cleanups"
 	versionKey     = "version"
 )
+
+func buckets() []string {
+	return []string{metaBucket, mountsBucket, settingsBucket, cleanupsBucket}
+}
 
 // Store is the database of records. It is safe for concurrent use.
 type Store struct {
 	db *bolt.DB
+	// step is nil but in tests.
+	step step
+
+	mu sync.Mutex
+	// queue are the writes that wait for the next transaction.
+	queue []*write
+	// writing tells that somebody commits the queue.
+	writing bool
 }
 
 // Open opens or makes the database "mounts.db" in dir, waiting up to 10 s for
@@ -46,7 +58,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	if err := db.Update(migrate); err != nil {
+	if err := migrate(db); err != nil {
 		return nil, fmt.Errorf("prepare store %s: %w", path, joinClose(err, db))
 	}
 	return &Store{db: db}, nil
@@ -57,22 +69,6 @@ func joinClose(err error, db *bolt.DB) error {
 		return fmt.Errorf("%w (and close: %w)", err, closeErr)
 	}
 	return err
-}
-
-func migrate(tx *bolt.Tx) error {
-	for _, name := range []string{metaBucket, mountsBucket, settingsBucket} {
-		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
-			return fmt.Errorf("make bucket %s: %w", name, err)
-		}
-	}
-	meta := tx.Bucket([]byte(metaBucket))
-	if raw := meta.Get([]byte(versionKey)); len(raw) == 8 {
-		if found := binary.BigEndian.Uint64(raw); found > schemaVersion {
-			return fmt.Errorf("store has schema version %d, this release knows %d: run the newer release: %w",
-				found, schemaVersion, errdefs.ErrFailedPrecondition)
-		}
-	}
-	return meta.Put([]byte(versionKey), binary.BigEndian.AppendUint64(nil, schemaVersion))
 }
 
 // Close waits for running transactions and lets go of the file.
@@ -89,13 +85,7 @@ func (s *Store) PutMount(r Record) error {
 
 // DeleteMount removes the record. An unknown id is no error.
 func (s *Store) DeleteMount(id string) error {
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket([]byte(mountsBucket)).Delete([]byte(id))
-	})
-	if err != nil {
-		return fmt.Errorf("delete mount %s: %w", id, err)
-	}
-	return nil
+	return s.delete(mountsBucket, id)
 }
 
 // Mounts returns all records in the order of their ids.
@@ -129,14 +119,4 @@ func (s *Store) InitRequest(key string) ([]byte, error) {
 		return nil
 	})
 	return found, err
-}
-
-func (s *Store) put(bucket, key string, value []byte) error {
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		return tx.Bucket([]byte(bucket)).Put([]byte(key), value)
-	})
-	if err != nil {
-		return fmt.Errorf("write %s/%s: %w", bucket, key, err)
-	}
-	return nil
 }

@@ -1,0 +1,39 @@
+package manager
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/juicefs-csi/driver/libs/logkeys"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// removeLeftovers removes the mount points that a boot has left: directories
+// below the mount root that are empty and no mount points. rmdir(2) refuses all
+// others and asks no file system that is mounted there.
+func (m *Manager) removeLeftovers(ctx context.Context, records []store.Record, kept map[string]bool) {
+	root := m.options.Defaults.MountRoot
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		m.Log.WarnContext(ctx, "look for left-over mount points", logkeys.Path, root, logkeys.Error, err)
+		return
+	}
+	ours := make(map[string]bool)
+	for _, record := range records {
+		if kept[record.ID] {
+			ours[record.MountPath] = true
+		}
+	}
+	for _, entry := range entries {
+		path := filepath.Join(root, entry.Name())
+		if ours[path] || !entry.IsDir() {
+			continue
+		}
+		if err := unix.Rmdir(path); err == nil {
+			m.Log.InfoContext(ctx, "removed a left-over mount point", logkeys.Path, path)
+		}
+	}
+}
