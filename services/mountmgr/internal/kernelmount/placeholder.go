@@ -33,7 +33,7 @@ func setImmutable(path string, wanted bool) error {
 	defer func() { _ = unix.Close(directory) }()
 	flags, err := unix.IoctlGetInt(directory, unix.FS_IOC_GETFLAGS)
 	if err != nil {
-		return nil //nolint:nilerr // This file system has no such attributes.
+		return nil // This file system has no such attributes.
 	}
 	changed := flags &^ immutable
 	if wanted {

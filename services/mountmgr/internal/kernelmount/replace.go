@@ -97,7 +97,7 @@ func Identify(fd int) (Identity, error) {
 		return Identity{}, fmt.Errorf("identify a mount: %w", err)
 	}
 	return Identity{
-		ID: int(stat.Mnt_id), Minor: stat.Dev_minor, //nolint:gosec // The kernel's own are ints.
+		ID: int(stat.Mnt_id), Minor: stat.Dev_minor,
 		Root: stat.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0,
 	}, nil
 }

@@ -152,7 +152,7 @@ func (c *child) run() (Report, error) {
 	if err := c.enter(c.theirs); err != nil {
 		return Report{}, err
 	}
-	done := c.apply(steps, trees, &report)
+	done := apply(steps, trees, &report)
 	if entries, err = c.mounts(); err != nil {
 		return Report{}, err
 	}
@@ -256,7 +256,7 @@ func (c *child) insert(tree *os.File, outer, inner mountinfo.Entry) error {
 }
 
 // apply does the steps and returns the mounts whose steps succeeded.
-func (c *child) apply(steps []step, trees []*os.File, report *Report) []mountinfo.Entry {
+func apply(steps []step, trees []*os.File, report *Report) []mountinfo.Entry {
 	var done []mountinfo.Entry
 	for i, step := range steps {
 		if step.action == swap && trees[i] == nil {
