@@ -64,7 +64,8 @@ func newNode(tb testing.TB, processes *processes) *Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Dir: dir, tb: tb, processes: processes, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	n := &Node{Dir: dir, tb: tb, processes: processes}
+	n.log = slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.SetConfig(volume.Config{})
 	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node
