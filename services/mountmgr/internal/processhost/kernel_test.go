@@ -245,6 +245,41 @@ func TestReadersSurviveKillsOfProcesses(t *testing.T) {
 	n.Eventually("the mount is gone", func() error { return nothingLeft(n, last) })
 }
 
+// A mount goes on in its pod when the mount mode of the node changes, and its
+// next client is a process.
+func TestAMountMovesFromItsPodToAProcess(t *testing.T) {
+	n := nodetest.NewNode(t)
+	target := n.Target("one")
+	record := publish(t, n, "pv-1", target, map[string]string{"juicefs/mount-image": olderImage})
+	w := startWriter(t, filepath.Join(target, "log"))
+	w.awaitMore(t, 50)
+	n.StopManager()
+	n.UseProcesses()
+	n.StartManager()
+	n.Eventually("the pod serves on", func() error { return serves(t, n, record) })
+	w.awaitMore(t, 50)
+	if now := current(t, n, record.ID); now.Client.PodUID != record.Client.PodUID || now.Recoveries != 0 {
+		t.Errorf("after the change of the mode: %+v", now.Client)
+	}
+	upgrade(t, n, record.ID)
+	if now := current(t, n, record.ID); now.Client.Mode != store.ModeProcess {
+		t.Errorf("after the upgrade: %+v", now.Client)
+	}
+	n.Eventually("the mount pod is gone", func() error {
+		if n.Kubelet.Running(record.Client.PodUID) {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	w.awaitMore(t, 50)
+	w.stopAndCheck(t, n)
+	last := current(t, n, record.ID).Client
+	if err := n.Manager.Unpublish(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("the mount is gone", func() error { return nothingLeft(n, last) })
+}
+
 // What a mount pod may not do, a process may not either.
 func TestAProcessIsConfined(t *testing.T) {
 	n := nodetest.NewProcessNode(t)
