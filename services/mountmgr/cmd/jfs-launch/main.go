@@ -117,7 +117,7 @@ func openOutput(options *launch.Options, path string) (io.Writer, error) {
 }
 
 // enter is the beginning of a process that is to be confined.
-func enter([]string) (int, error) { return 1, sandbox.Main() }
+func enter([]string) (int, error) { return 1, sandbox.Main(os.Environ()) }
 
 // copyClient runs in a mount image and copies its client to where clients that
 // run without a pod find it.
@@ -125,7 +125,7 @@ func copyClient(arguments []string) (int, error) {
 	flags := flag.NewFlagSet("copy", flag.ContinueOnError)
 	image := flags.String("image", "", "`reference` of the image that this runs in")
 	if err := flags.Parse(arguments); err != nil {
-		return 2, nil // flags has said why
+		return 2, nil //nolint:nilerr // flags has said why
 	}
 	if flags.NArg() != 1 || *image == "" {
 		return 2, errors.New("name the image and one directory")

@@ -43,7 +43,8 @@ func (o *Options) processFaults() []error {
 		faults = append(faults, fmt.Errorf("--mount-mode: %q is neither %s nor %s", o.MountMode, modePod, modeProcess))
 	}
 	if o.ProcessCgroup == "." || o.ProcessCgroup == ".." || strings.Contains(o.ProcessCgroup, "/") {
-		faults = append(faults, fmt.Errorf("--process-cgroup: %q is not the name of one cgroup: use letters, digits and hyphens", o.ProcessCgroup))
+		faults = append(faults,
+			fmt.Errorf("--process-cgroup: %q is not the name of one cgroup: use letters, digits and hyphens", o.ProcessCgroup))
 	}
 	return faults
 }

@@ -104,7 +104,8 @@ func TestALimitThatCannotBeSetIsAnError(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tree.Make("a", cgroup.Limits{Memory: 1 << 30}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--process-cgroup") {
+	err = tree.Make("a", cgroup.Limits{Memory: 1 << 30})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "--process-cgroup") {
 		t.Errorf("make without the controller memory: %v", err)
 	}
 	if err := tree.Remove(t.Context(), "a"); err != nil {

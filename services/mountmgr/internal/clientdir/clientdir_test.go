@@ -118,7 +118,7 @@ func copyFile(t *testing.T, from, to string) {
 	if err := os.MkdirAll(filepath.Dir(to), 0o750); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, text, 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(to, text, 0o755); err != nil {
 		t.Fatal(err)
 	}
 }

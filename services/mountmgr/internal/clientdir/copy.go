@@ -103,7 +103,11 @@ func (c copier) all() error {
 		return err
 	}
 	link := filepath.Join(c.target, mountProgram)
-	if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink(clientProgram, link)); err != nil { //nolint:gosec // as in an image
+	err := os.MkdirAll(filepath.Dir(link), 0o755) //nolint:gosec // as in an image
+	if err == nil {
+		err = os.Symlink(clientProgram, link)
+	}
+	if err != nil {
 		return err
 	}
 	// The places at which Go programs look.
@@ -124,7 +128,7 @@ func (c copier) all() error {
 
 // file copies a file; links are followed.
 func (c copier) file(name, as string) error {
-	source, err := os.Open(filepath.Join(c.root, name)) //nolint:gosec // in the image that this runs in
+	source, err := os.Open(filepath.Join(c.root, name))
 	if err != nil {
 		return err
 	}
@@ -137,7 +141,7 @@ func (c copier) file(name, as string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as in an image
 		return err
 	}
-	target, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm()) //nolint:gosec // see above
+	target, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm())
 	if errors.Is(err, fs.ErrExist) {
 		return nil // Two programs need it.
 	}
@@ -237,7 +241,7 @@ func (c copier) libraryDirs() []string {
 	var dirs []string
 	configurations, _ := filepath.Glob(filepath.Join(c.root, "/etc/ld.so.conf.d/*.conf")) // The pattern is right.
 	for _, configuration := range append(configurations, filepath.Join(c.root, "/etc/ld.so.conf")) {
-		file, err := os.Open(configuration) //nolint:gosec // in the image that this runs in
+		file, err := os.Open(configuration)
 		if err != nil {
 			continue // Images need not have one.
 		}

@@ -78,7 +78,7 @@ func Reconnect(ctx context.Context, podsDir, podUID string, uid uint32) (*Sessio
 // ConnectAt waits until a jfs-launch listens at the path socket below the
 // directory root and greets, or ctx ends. uid is who it must run as.
 func ConnectAt(ctx context.Context, root, socket string, uid uint32) (*Session, error) {
-	directory, err := os.Open(root) //nolint:gosec // The mount manager's own directory.
+	directory, err := os.Open(root)
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of sockets: %w", err)
 	}
@@ -100,7 +100,7 @@ func ConnectAt(ctx context.Context, root, socket string, uid uint32) (*Session, 
 
 // ReconnectAt is ConnectAt for a jfs-launch that must be listening already.
 func ReconnectAt(ctx context.Context, root, socket string, uid uint32) (*Session, error) {
-	directory, err := os.Open(root) //nolint:gosec // The mount manager's own directory.
+	directory, err := os.Open(root)
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of sockets: %w", err)
 	}

@@ -60,17 +60,19 @@ type Node struct {
 // and Programs provide, and takes everything away with the test.
 func NewNode(tb testing.TB) *Node {
 	tb.Helper()
-	return newNode(tb, nil)
+	return newNode(tb, func(*Node) {})
 }
 
-func newNode(tb testing.TB, processes *processes) *Node {
+func newNode(tb testing.TB, prepare func(*Node)) *Node {
 	tb.Helper()
 	dir := scratch(tb)
 	logFile, err := os.Create(filepath.Join(dir, "node.log"))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Dir: dir, tb: tb, processes: processes, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	n := &Node{Dir: dir, tb: tb}
+	prepare(n)
+	n.log = slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.SetConfig(volume.Config{})
 	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node

@@ -85,7 +85,7 @@ func startPod(root string, argv []string, log *os.File) (*exec.Cmd, error) {
 // bind mounts source at target, which is made: a directory or a file as the
 // source is.
 func bind(source, target string, readOnly bool) error {
-	if err := sandbox.Show(sandbox.Bind{Source: source, Target: target}); err != nil {
+	if err := sandbox.Show("/", sandbox.Bind{Source: source, Target: target}); err != nil {
 		return err
 	}
 	if readOnly {

@@ -31,9 +31,14 @@ type processes struct {
 // NewProcessNode is NewNode for a node whose clients run as processes.
 func NewProcessNode(tb testing.TB) *Node {
 	tb.Helper()
+	return newNode(tb, (*Node).UseProcesses)
+}
+
+// UseProcesses makes the next mount manager run new clients as processes.
+func (n *Node) UseProcesses() {
 	var random [4]byte
 	_, _ = rand.Read(random[:]) // Never fails: see crypto/rand.
-	return newNode(tb, &processes{group: "juicefs-csi-test-" + hex.EncodeToString(random[:])})
+	n.processes = &processes{group: "juicefs-csi-test-" + hex.EncodeToString(random[:])}
 }
 
 func (n *Node) mode() store.ClientMode {

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -70,10 +71,30 @@ func (h *Host) box(id string, spec mountpod.Spec) (sandbox.Box, error) {
 		if dir = path.Clean(dir); seen[dir] {
 			continue // A cache directory that the user names as a host path too.
 		}
+		if err := checkHostPath(dir); err != nil {
+			return sandbox.Box{}, err
+		}
 		seen[dir] = true
 		box.Binds = append(box.Binds, sandbox.Bind{Source: dir, Target: dir, Create: true})
 	}
 	return box, nil
+}
+
+// checkHostPath refuses directories that would cover what the process needs, or
+// lead around what it is not shown.
+func checkHostPath(dir string) error {
+	for _, ours := range []string{"/proc", launcherDir, socketDir} {
+		if within(dir, ours) || within(ours, dir) {
+			return fmt.Errorf("host directory %s cannot be shown to a client in mount mode process, which needs %s: name another one: %w",
+				dir, ours, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// within tells whether a clean path is another one or below it.
+func within(name, parent string) bool {
+	return name == parent || strings.HasPrefix(name, strings.TrimSuffix(parent, "/")+"/")
 }
 
 // addFile copies a file, so that it stays when the mount manager's container
@@ -83,7 +104,7 @@ func addFile(box *sandbox.Box, name string) error {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && (!info.Mode().IsRegular() || info.Size() > maxFile) {
 		return nil
 	}
-	content, err := os.ReadFile(name) //nolint:gosec // One of four.
+	content, err := os.ReadFile(name)
 	if err != nil {
 		return fmt.Errorf("copy for client: %w", err)
 	}
@@ -100,8 +121,8 @@ func (h *Host) addClient(box *sandbox.Box, image string) error {
 	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return fmt.Errorf("no client of image %s on this node: %s is missing or empty: fill it by `jfs-launch copy --image=%s %s` in that image: %w",
-			image, dir, image, h.ClientDir, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("no client of image %s on this node: %s is missing or empty: "+
+			"run `jfs-launch copy --image=%s %s` in that image to fill it: %w", image, dir, image, h.ClientDir, errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
 		return fmt.Errorf("client of image %s: %w", image, err)

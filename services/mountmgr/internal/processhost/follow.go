@@ -52,7 +52,7 @@ func awaitEnd(n note) error {
 		return err
 	}
 	return raw.Read(func(fd uintptr) bool {
-		count, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // Descriptors fit.
+		count, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		return err == nil && count > 0
 	})
 }

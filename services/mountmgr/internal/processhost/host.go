@@ -118,7 +118,7 @@ func (h *Host) start(id string, spec mountpod.Spec, box sandbox.Box) error {
 	if err != nil {
 		return err
 	}
-	n.Process, err = launcher.Identify(int32(child.Process.Pid)) //nolint:gosec // The kernel's process ids fit.
+	n.Process, err = launcher.Identify(int32(child.Process.Pid))
 	if err == nil {
 		err = h.Cgroups.Put(id, child.Process.Pid)
 	}

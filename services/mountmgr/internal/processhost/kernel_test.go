@@ -52,11 +52,11 @@ func current(t *testing.T, n *nodetest.Node, id string) store.Record {
 }
 
 // children are the process ids of the processes that a process has started.
-func children(t *testing.T, pid int32) []string {
-	t.Helper()
+func children(tb testing.TB, pid int32) []string {
+	tb.Helper()
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var pids []string
 	for _, list := range lists {
@@ -245,6 +245,41 @@ func TestReadersSurviveKillsOfProcesses(t *testing.T) {
 	n.Eventually("the mount is gone", func() error { return nothingLeft(n, last) })
 }
 
+// A mount goes on in its pod when the mount mode of the node changes, and its
+// next client is a process.
+func TestAMountMovesFromItsPodToAProcess(t *testing.T) {
+	n := nodetest.NewNode(t)
+	target := n.Target("one")
+	record := publish(t, n, "pv-1", target, map[string]string{"juicefs/mount-image": olderImage})
+	w := startWriter(t, filepath.Join(target, "log"))
+	w.awaitMore(t, 50)
+	n.StopManager()
+	n.UseProcesses()
+	n.StartManager()
+	n.Eventually("the pod serves on", func() error { return serves(t, n, record) })
+	w.awaitMore(t, 50)
+	if now := current(t, n, record.ID); now.Client.PodUID != record.Client.PodUID || now.Recoveries != 0 {
+		t.Errorf("after the change of the mode: %+v", now.Client)
+	}
+	upgrade(t, n, record.ID)
+	if now := current(t, n, record.ID); now.Client.Mode != store.ModeProcess {
+		t.Errorf("after the upgrade: %+v", now.Client)
+	}
+	n.Eventually("the mount pod is gone", func() error {
+		if n.Kubelet.Running(record.Client.PodUID) {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	w.awaitMore(t, 50)
+	w.stopAndCheck(t, n)
+	last := current(t, n, record.ID).Client
+	if err := n.Manager.Unpublish(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("the mount is gone", func() error { return nothingLeft(n, last) })
+}
+
 // What a mount pod may not do, a process may not either.
 func TestAProcessIsConfined(t *testing.T) {
 	n := nodetest.NewProcessNode(t)
@@ -270,14 +305,11 @@ func TestAProcessIsConfined(t *testing.T) {
 		if strings.Contains(mounts, "fuse") || strings.Contains(mounts, "/kubelet") || strings.Contains(mounts, "cgroup") {
 			t.Errorf("process %s sees mounts of the node:\n%s", pid, mounts)
 		}
-		for _, line := range strings.Split(strings.TrimSpace(mounts), "\n") {
+		for line := range strings.SplitSeq(strings.TrimSpace(mounts), "\n") {
 			fields := strings.Fields(line)
-			readOnly := strings.HasPrefix(fields[5], "ro")
-			switch at := fields[4]; {
-			case at == "/usr", at == "/bin", at == "/opt/juicefs-csi", at == "/proc/sys", at == "/proc/sysrq-trigger":
-				if !readOnly {
-					t.Errorf("process %s may write to %s", pid, at)
-				}
+			protected := []string{"/usr", "/bin", "/opt/juicefs-csi", "/proc/sys", "/proc/sysrq-trigger"}
+			if slices.Contains(protected, fields[4]) && !strings.HasPrefix(fields[5], "ro") {
+				t.Errorf("process %s may write to %s", pid, fields[4])
 			}
 		}
 	}
@@ -344,9 +376,13 @@ func TestAFailedStartOfAProcessNamesItsCauseAndLeavesNothing(t *testing.T) {
 			secret: map[string]string{"configs": `{"other": "/etc/other"}`},
 			want:   []string{"configs", "other"},
 		},
+		"host path that covers what is needed": {
+			attributes: map[string]string{"juicefs/host-path": "/run"},
+			want:       []string{"/run", "/run/jfs-launch"},
+		},
 		"host path that cannot be": {
-			attributes: map[string]string{"juicefs/host-path": "/proc/nothing"},
-			want:       []string{"/proc/nothing"},
+			attributes: map[string]string{"juicefs/host-path": "/sys/nothing"},
+			want:       []string{"/sys/nothing"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,35 +24,55 @@ func build(box Box) error {
 			return fmt.Errorf("make root: %w", err)
 		}
 	}
-	for _, device := range []string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"} {
-		if err := Show(Bind{Source: device, Target: filepath.Join(box.Root, device)}); err != nil {
-			return err
-		}
-	}
-	for _, bind := range box.Binds {
-		bind.Target = filepath.Join(box.Root, bind.Target)
-		if err := confinedBind(bind); err != nil {
-			return err
-		}
-	}
-	for path, content := range box.Files {
-		if err := write(filepath.Join(box.Root, path), content); err != nil {
-			return err
-		}
-	}
-	for path, target := range box.Links {
-		link := filepath.Join(box.Root, path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink(target, link)); err != nil { //nolint:gosec // as in an image
-			return fmt.Errorf("make root: %w", err)
-		}
+	if err := fill(box); err != nil {
+		return err
 	}
 	return MountProc(filepath.Join(box.Root, "proc"))
 }
 
-func write(path string, content []byte) error {
-	err := os.MkdirAll(filepath.Dir(path), 0o755) //nolint:gosec // as in an image
+// fill adds what the box names to its root: what users name comes last, on top
+// of the files, which are not written through it.
+func fill(box Box) error {
+	root, err := os.OpenRoot(box.Root)
+	if err != nil {
+		return fmt.Errorf("make root: %w", err)
+	}
+	defer func() { _ = root.Close() }()
+	for path, content := range box.Files {
+		if err := write(root, path, content); err != nil {
+			return err
+		}
+	}
+	for _, device := range []string{"/dev/null", "/dev/zero", "/dev/urandom", "/dev/random"} {
+		if err := show(root, Bind{Source: device, Target: device}); err != nil {
+			return err
+		}
+	}
+	for _, bind := range box.Binds {
+		if err := confinedBind(root, bind); err != nil {
+			return err
+		}
+	}
+	for path, target := range box.Links {
+		name := relative(path)
+		err := root.MkdirAll(filepath.Dir(name), 0o755)
+		if err == nil {
+			err = root.Symlink(target, name)
+		}
+		if err != nil {
+			return fmt.Errorf("make root: %w", err)
+		}
+	}
+	return nil
+}
+
+func relative(path string) string { return strings.TrimPrefix(path, "/") }
+
+func write(root *os.Root, path string, content []byte) error {
+	name := relative(path)
+	err := root.MkdirAll(filepath.Dir(name), 0o755)
 	if err == nil {
-		err = os.WriteFile(path, content, 0o644) //nolint:gosec // as in an image
+		err = root.WriteFile(name, content, 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("make root: %w", err)
@@ -61,42 +82,55 @@ func write(path string, content []byte) error {
 
 // confinedBind shows what users have named: it brings neither devices nor
 // programs that give rights.
-func confinedBind(bind Bind) error {
+func confinedBind(root *os.Root, bind Bind) error {
 	if bind.Create {
 		if err := os.MkdirAll(bind.Source, 0o755); err != nil { //nolint:gosec // as kubelet does
 			return fmt.Errorf("make directory %s: %w", bind.Source, err)
 		}
 	}
-	if err := Show(bind); err != nil {
+	if err := show(root, bind); err != nil {
 		return err
 	}
 	attributes := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	if bind.ReadOnly {
 		attributes.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
-	if err := unix.MountSetattr(unix.AT_FDCWD, bind.Target, unix.AT_RECURSIVE, &attributes); err != nil {
-		return fmt.Errorf("restrict %s: %w", bind.Target, err)
+	target := filepath.Join(root.Name(), bind.Target)
+	if err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, &attributes); err != nil {
+		return fmt.Errorf("restrict %s: %w", target, err)
 	}
 	return nil
 }
 
-// Show binds the source, with what is mounted below it, at the target, which is
-// made: a directory or a file as the source is.
-func Show(bind Bind) error {
+// Show binds the source, with what is mounted below it, at the target below
+// root, which is made: a directory or a file as the source is.
+func Show(root string, bind Bind) error {
+	opened, err := os.OpenRoot(root)
+	if err != nil {
+		return fmt.Errorf("show %s: %w", bind.Source, err)
+	}
+	defer func() { _ = opened.Close() }()
+	return show(opened, bind)
+}
+
+// show makes the target through root, so that a link in what was bound before
+// leads nowhere else.
+func show(root *os.Root, bind Bind) error {
 	info, err := os.Stat(bind.Source)
 	if err != nil {
 		return fmt.Errorf("show %s: %w", bind.Source, err)
 	}
 	if info.IsDir() {
-		err = os.MkdirAll(bind.Target, 0o755) //nolint:gosec // as in an image
+		err = root.MkdirAll(relative(bind.Target), 0o755)
 	} else {
-		err = write(bind.Target, nil)
+		err = write(root, bind.Target, nil)
 	}
 	if err != nil {
 		return fmt.Errorf("show %s: %w", bind.Source, err)
 	}
-	if err := unix.Mount(bind.Source, bind.Target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("bind %s at %s: %w", bind.Source, bind.Target, err)
+	target := filepath.Join(root.Name(), bind.Target)
+	if err := unix.Mount(bind.Source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s at %s: %w", bind.Source, target, err)
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func Start(program string, arguments []string, output *os.File, adjust func(*exe
 		return nil, fmt.Errorf("start a confined process: %w", err)
 	}
 	defer func() { _ = reader.Close() }()
-	cmd := exec.Command(program, arguments...) //nolint:gosec,noctx // It is ours, and outlives its parent.
+	cmd := exec.Command(program, arguments...) //nolint:noctx // It outlives its parent.
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
 	cmd.Stdout, cmd.Stderr = output, output
@@ -103,8 +103,8 @@ type description struct {
 }
 
 // Main is the confined process until it becomes its program; it returns only
-// when it fails.
-func Main() error {
+// when it fails. environment becomes that of the program.
+func Main(environment []string) error {
 	// Capabilities, no_new_privs and namespaces are those of a thread until the
 	// program replaces all threads by this one.
 	runtime.LockOSThread()
@@ -133,7 +133,7 @@ func Main() error {
 	if err := DropPrivileges(); err != nil {
 		return err
 	}
-	return fmt.Errorf("run %s: %w", d.Argv[0], unix.Exec(d.Argv[0], d.Argv, os.Environ())) //nolint:gosec // It is ours.
+	return fmt.Errorf("run %s: %w", d.Argv[0], unix.Exec(d.Argv[0], d.Argv, environment)) //nolint:gosec // It is ours.
 }
 
 // joinNamespaces leaves the namespaces of a container, which end with it, for
@@ -161,7 +161,7 @@ func joinNamespaces(directory string) error {
 }
 
 func joinNamespace(path string, kind int) error {
-	namespace, err := os.Open(path) //nolint:gosec // The mount manager names it.
+	namespace, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("open namespace: %w", err)
 	}
