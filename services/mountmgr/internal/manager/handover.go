@@ -125,13 +125,12 @@ func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
 }
 
 // keepOld goes on with the old client when no successor could be prepared;
-// while its pod still stands, that is tried again.
+// while its process runs, that is tried again.
 func (m *mount) keepOld(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	state, _ := m.pod(m.snapshot().Client.PodUID)
-	if state.gone || state.failure != nil {
+	if m.session == nil || !m.session.Alive() {
 		return m.transition(lifecycle.Recovering, "MountPodGone", cause.Error())
 	}
 	return m.rollBack(ctx, fmt.Errorf("prepare successor: %w", cause))

@@ -64,6 +64,10 @@ func (m *mount) decide() (bool, <-chan time.Time, error) {
 // followPod moves a serving mount on when its pod ends or it shall be upgraded.
 func (m *mount) followPod() (bool, error) {
 	switch state, _ := m.pod(m.snapshot().Client.PodUID); {
+	case (state.gone || state.failure != nil) && m.session.Alive():
+		// Kubelet says so when it begins to end a pod, at an eviction or a
+		// shutdown of the node: its client serves as long as it is let.
+		return true, m.transition(lifecycle.HandingOver, "MountPodEnding", cmp.Or(state.problem, "the mount pod was deleted by force"))
 	case state.gone, state.failure != nil:
 		return true, m.transition(lifecycle.Recovering, "MountPodGone", cmp.Or(state.problem, "the mount pod is gone"))
 	case state.deleting:

@@ -120,6 +120,42 @@ func TestAShutdownOfTheNodeIsNotFought(t *testing.T) {
 	w.stopAndCheck(t, n)
 }
 
+// Kubelet reports a pod that it is about to end as failed while it still runs.
+func TestAClientThatServesIsKeptWhateverItsPodSays(t *testing.T) {
+	for _, status := range []*corev1.PodStatus{
+		failedStatus("Terminated", "Pod was terminated in response to imminent node shutdown."),
+		failedStatus("Evicted", "The node was low on resource: memory."),
+	} {
+		t.Run(status.Reason, func(t *testing.T) {
+			n := nodetest.NewNode(t)
+			record, w := withWriter(t, n)
+			pod, err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Get(t.Context(), record.Client.PodName, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var refused atomic.Int64
+			n.Kubelet.Refuse(func(*corev1.Pod, int) *corev1.PodStatus {
+				refused.Add(1)
+				return failedStatus("NodeShutdown", "Pod was rejected as the node is shutting down.")
+			})
+			n.Kubelet.SetStatus(pod, *status)
+			n.Eventually("two successors were refused", func() error {
+				if refused.Load() < 2 {
+					return errors.New("not yet")
+				}
+				return nil
+			})
+			w.awaitMore(t, 50)
+			if now := current(t, n, record.ID); now.State != "HandingOver" || now.Client.PodUID != record.Client.PodUID {
+				t.Errorf("state %s, pod %s", now.State, now.Client.PodName)
+			}
+			n.Kubelet.Refuse(nil)
+			n.Eventually("a successor serves", func() error { return serves(n, record) })
+			w.stopAndCheck(t, n)
+		})
+	}
+}
+
 func TestTheLastTargetGoesWhileTheNodeShutsDown(t *testing.T) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")

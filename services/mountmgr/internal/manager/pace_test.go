@@ -1,0 +1,61 @@
+package manager
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+func TestASeriesOfReplacementsIsDelayed(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var p pace
+	for i, want := range []time.Duration{0, 1, 2, 4, 8, 16, 30, 30, 30} {
+		if got := p.next(now, planned); got != want*time.Second {
+			t.Errorf("replacement %d waits %v, want %v", i, got, want*time.Second)
+		}
+		p.serves(now)
+		now = now.Add(steadyTime - time.Second)
+		p.serves(now) // It serves on.
+	}
+	now = now.Add(time.Second)
+	if got := p.next(now, planned); got != 0 {
+		t.Errorf("after a minute of serving the next one waits %v", got)
+	}
+	if got := p.next(now, planned); got != time.Second {
+		t.Errorf("the one after it waits %v", got)
+	}
+}
+
+func TestUnplannedReplacementsComeAtOnceForAWhile(t *testing.T) {
+	var p pace
+	for i, want := range []time.Duration{0, 0, 0, 0, 0, 1, 2} {
+		if got := p.next(time.Unix(1000, 0), unplanned); got != want*time.Second {
+			t.Errorf("replacement %d waits %v, want %v", i, got, want*time.Second)
+		}
+	}
+}
+
+func TestTheMirrorChangesOnlyWhatIsItsOwn(t *testing.T) {
+	key := mountpod.ReferenceKey
+	record := store.Record{
+		References: []store.Reference{{TargetPath: "/kept"}, {TargetPath: "/new"}}, FileSystemUUID: "u",
+	}
+	present := map[string]string{
+		key("/kept"): "/kept", key("/old"): "/old", "juicefs-delete-at": "2026-01-01T00:00:00Z", "juicefs-delete-delay": "5m",
+		"juicefs-uniqueid": "pv-1", "theirs": "/old", "juicefs-theirs": "/old",
+	}
+	target, uuid := "/new", "u"
+	want := map[string]*string{key("/old"): nil, key("/new"): &target, "juicefs-delete-at": nil, "juicefs-uuid": &uuid}
+	if diff := cmp.Diff(want, difference(mirrored(&record), present)); diff != "" {
+		t.Error(diff)
+	}
+	record = store.Record{DeleteAt: time.Unix(1000, 0).UTC()}
+	at := "1970-01-01T00:16:40Z"
+	if diff := cmp.Diff(map[string]*string{"juicefs-delete-at": &at}, difference(mirrored(&record), nil)); diff != "" {
+		t.Error(diff)
+	}
+}
