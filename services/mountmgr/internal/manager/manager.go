@@ -323,7 +323,7 @@ func (m *Manager) Usage(ctx context.Context, volumeID, path string) (probe.Usage
 	if held == nil || !held.shows(volumeID, path) {
 		return probe.Usage{}, fmt.Errorf("volume %s is not published at %s: %w", volumeID, path, errdefs.ErrNotFound)
 	}
-	return m.Prober.Usage(ctx, path)
+	return m.Prober.Usage(ctx, held.id, path)
 }
 
 // Get returns a mount by id.
