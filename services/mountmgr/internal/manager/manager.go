@@ -58,6 +58,8 @@ type Parts struct {
 	Log     *slog.Logger
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
+	// Events may be nil.
+	Events Events
 }
 
 // Manager is safe for concurrent use.

@@ -45,6 +45,8 @@ type mount struct {
 
 	mu     sync.Mutex
 	record store.Record
+	// seen is what observe knows of earlier changes.
+	seen observed
 	// failure is the cause of a mount that ended before it served.
 	failure error
 	// changed is closed and replaced at every change of the record.
@@ -63,7 +65,7 @@ type podState struct {
 
 func newMount(manager *Manager, record store.Record) *mount {
 	return &mount{
-		manager: manager, id: record.ID, record: record,
+		manager: manager, id: record.ID, record: record, seen: observedOf(record),
 		log:     manager.Log.With(logkeys.MountID, record.ID, logkeys.UniqueID, record.UniqueID),
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}),
@@ -149,6 +151,7 @@ func (m *mount) update(change func(*store.Record) error) error {
 	} else if err := m.manager.Store.PutMount(next); err != nil {
 		return err
 	}
+	m.observe(m.record, next)
 	m.record = next
 	close(m.changed)
 	m.changed = make(chan struct{})

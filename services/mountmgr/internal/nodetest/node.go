@@ -41,6 +41,8 @@ type Node struct {
 	// registry of its metrics.
 	Manager  *manager.Manager
 	Registry *prometheus.Registry
+	// Events is what the mount managers of this node have told.
+	Events *Events
 
 	tb          testing.TB
 	config      atomic.Pointer[volume.Config]
@@ -58,7 +60,7 @@ func NewNode(tb testing.TB) *Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Dir: dir, tb: tb, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	n := &Node{Dir: dir, Events: &Events{}, tb: tb, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	n.SetConfig(volume.Config{})
 	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node
@@ -189,11 +191,13 @@ func (n *Node) StartManager() {
 	if err != nil {
 		n.tb.Fatal(err)
 	}
+	prober := probe.New("/proc/self/exe")
+	prober.Observe = counters.Probed
 	n.Manager = manager.New(n.options(), manager.Parts{
-		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
+		Store: records, Secrets: secrets, Log: n.log, Metrics: counters, Events: n.Events,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
 		Host:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir()),
-		Prober: probe.New("/proc/self/exe"),
+		Prober: prober,
 	})
 	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
 	ctx, cancel := context.WithCancel(context.Background())
