@@ -75,19 +75,27 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
+	watch, err := newObservers(o, client, log)
+	if err != nil {
+		return err
+	}
+	prober := probe.New(self)
+	prober.Observe = counters.Probed
 	mounts := manager.New(facts, manager.Parts{
-		Store: records, Secrets: secrets, Log: log, Metrics: counters,
+		Store: records, Secrets: secrets, Log: log, Metrics: counters, Events: watch.events,
 		Vault:  custody.NewClient(o.VaultSocket, log),
 		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir),
-		Prober: probe.New(self),
+		Prober: prober,
 	})
-	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
-		return fmt.Errorf("register metrics: %w", err)
+	if err := watch.attach(mounts, records, prober, registry); err != nil {
+		return err
 	}
-	return serve(ctx, o, mounts, registry, log)
+	return serve(ctx, o, mounts, watch, registry, log)
 }
 
-func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *prometheus.Registry, log *slog.Logger) error {
+func serve(
+	ctx context.Context, o Options, mounts *manager.Manager, watch *observers, registry *prometheus.Registry, log *slog.Logger,
+) error {
 	address, err := endpoint.Parse(o.Endpoint)
 	if err != nil {
 		return err
@@ -100,11 +108,12 @@ func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *pr
 	mountmgrv1.RegisterMountManagerServiceServer(rpc, server.New(mounts, o.NodeName, o.MountNamespace))
 	group := task.NewGroup(ctx)
 	group.Go("mounts", mounts.Run)
+	watch.run(group)
 	group.Go("grpc", func(ctx context.Context) error { return rpc.Serve(ctx, listener) })
 	group.Go("metrics", func(ctx context.Context) error {
 		return metricsserver.Serve(ctx, metricsserver.Options{
 			Address: o.MetricsAddress, Gatherer: registry,
-			Ready: func(context.Context) error { return mounts.Ready() },
+			Ready: watch.health.Check,
 		})
 	})
 	return group.Wait()
