@@ -23,7 +23,14 @@ type Events interface {
 	Remounted(mount store.Record)
 	// Failed: the first client could not start.
 	Failed(mount store.Record)
+	// RequestsRemoved: its mount pods request no resources from now on, for
+	// cause.
+	RequestsRemoved(mount store.Record, cause string)
 }
+
+// reasonRequestsRemoved is the reason that a mount gets without a change of its
+// state.
+const reasonRequestsRemoved = "RequestsRemoved"
 
 // observed is what the earlier changes of a mount say about the next one.
 type observed struct {
@@ -34,7 +41,17 @@ type observed struct {
 }
 
 func observedOf(record store.Record) observed {
-	return observed{pod: record.Client.PodName, lost: record.State == lifecycle.Lost}
+	return observed{pod: record.Client.PodName, lost: !neverLost(record.State)}
+}
+
+// neverLost is true in the states of a mount that has its first connection.
+func neverLost(state lifecycle.State) bool {
+	switch state {
+	case lifecycle.Pending, lifecycle.Starting, lifecycle.Serving, lifecycle.HandingOver, lifecycle.Recovering:
+		return true
+	default:
+		return false
+	}
 }
 
 // observe counts a change of the record and tells of it. It runs under m.mu,
@@ -42,6 +59,9 @@ func observedOf(record store.Record) observed {
 func (m *mount) observe(before, now store.Record) {
 	committed := m.observeUpgrade(before.Upgrade, now.Upgrade)
 	if before.State == now.State {
+		if now.Reason == reasonRequestsRemoved && before.Reason != now.Reason {
+			m.tell(func(events Events) { events.RequestsRemoved(now, now.Message) })
+		}
 		return
 	}
 	switch now.State {
@@ -49,8 +69,11 @@ func (m *mount) observe(before, now store.Record) {
 		m.observeServing(before, now, committed)
 		m.seen = observedOf(now)
 	case lifecycle.Lost:
+		if m.seen.lost {
+			return // It was not mounted again yet.
+		}
 		m.seen.lost = true
-		m.manager.Metrics.Lost()
+		m.manager.Metrics.LostMount()
 		m.tell(func(events Events) { events.Lost(now) })
 	case lifecycle.Failed:
 		m.tell(func(events Events) { events.Failed(now) })

@@ -28,6 +28,9 @@ func (e *teller) HandedOver(_ store.Record, pause time.Duration) {
 func (e *teller) Lost(store.Record)      { e.told = append(e.told, "lost") }
 func (e *teller) Remounted(store.Record) { e.told = append(e.told, "remounted") }
 func (e *teller) Failed(store.Record)    { e.told = append(e.told, "failed") }
+func (e *teller) RequestsRemoved(_ store.Record, cause string) {
+	e.told = append(e.told, "no requests "+cause)
+}
 
 // change is the next state of a mount, a second after the last one.
 type change struct {
@@ -69,7 +72,10 @@ func TestChangesAreTold(t *testing.T) {
 			[]string{"recovered because of Recovering 1s"},
 		},
 		"a loss":        {[]change{{state: serving, pod: "a"}, {state: lost}, {state: lost}, {state: lifecycle.Draining}}, []string{"lost"}},
-		"a second life": {[]change{{state: lost}, {state: lifecycle.Starting}, {state: serving, pod: "a"}}, []string{"lost", "remounted"}},
+		"a second life": {
+			[]change{{state: lost}, {state: lifecycle.Starting}, {state: lost}, {state: lifecycle.Starting}, {state: serving, pod: "a"}, {state: lost}},
+			[]string{"lost", "remounted", "lost"},
+		},
 	} {
 		events := &teller{}
 		m := newMount(New(Options{}, Parts{Events: events, Log: slog.New(slog.DiscardHandler)}), store.Record{State: lifecycle.Pending})
@@ -90,6 +96,20 @@ func TestChangesAreTold(t *testing.T) {
 		if !slices.Equal(events.told, c.want) {
 			t.Errorf("%s: told %q, want %q", name, events.told, c.want)
 		}
+	}
+}
+
+func TestARequestThatIsRemovedIsToldOnce(t *testing.T) {
+	events := &teller{}
+	m := newMount(New(Options{}, Parts{Events: events, Log: slog.New(slog.DiscardHandler)}), store.Record{State: lifecycle.Starting})
+	removed := store.Record{State: lifecycle.Starting, Reason: "RequestsRemoved", Message: "no room"}
+	m.observe(m.record, removed)
+	m.observe(removed, removed)
+	served := removed
+	served.State = lifecycle.Serving
+	m.observe(removed, served)
+	if want := []string{"no requests no room"}; !slices.Equal(events.told, want) {
+		t.Errorf("told %q, want %q", events.told, want)
 	}
 }
 

@@ -118,8 +118,8 @@ func newResults(name, help string, results ...string) *prometheus.CounterVec {
 	return counter
 }
 
-// Lost counts a mount that nobody can serve any more.
-func (m *Metrics) Lost() {
+// LostMount counts a mount that nobody can serve any more.
+func (m *Metrics) LostMount() {
 	if m != nil {
 		m.lost.Inc()
 	}

@@ -71,3 +71,8 @@ func (e *Events) Remounted(mount store.Record) { e.add(Event{Kind: "Remounted", 
 
 // Failed keeps an event.
 func (e *Events) Failed(mount store.Record) { e.add(Event{Kind: "Failed", Mount: mount}) }
+
+// RequestsRemoved keeps an event.
+func (e *Events) RequestsRemoved(mount store.Record, cause string) {
+	e.add(Event{Kind: "RequestsRemoved", Mount: mount, Cause: cause})
+}
