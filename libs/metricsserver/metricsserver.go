@@ -89,7 +89,8 @@ func ServeListener(ctx context.Context, listener net.Listener, options Options) 
 	return fmt.Errorf("serve metrics on %s: %w", listener.Addr(), err)
 }
 
-// Handler answers /metrics and /healthz.
+// Handler answers /metrics, /healthz, and /livez, which is 200 as long as the
+// process answers: what a restart would not mend is for /healthz alone.
 func Handler(options Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(options.Gatherer, promhttp.HandlerOpts{}))
@@ -104,5 +105,6 @@ func Handler(options Options) http.Handler {
 		}
 		fmt.Fprintln(response, "ok")
 	})
+	mux.HandleFunc("GET /livez", func(response http.ResponseWriter, _ *http.Request) { fmt.Fprintln(response, "ok") })
 	return mux
 }

@@ -55,6 +55,9 @@ func TestServe(t *testing.T) {
 	if code, body := get(t, url+"/healthz"); code != http.StatusServiceUnavailable || body != "not yet\n" {
 		t.Errorf("/healthz while not ready: %d, %s", code, body)
 	}
+	if code, body := get(t, url+"/livez"); code != http.StatusOK || body != "ok\n" {
+		t.Errorf("/livez: %d, %s", code, body)
+	}
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("end: %v", err)

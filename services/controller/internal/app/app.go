@@ -132,7 +132,7 @@ func runProvisioner(ctx context.Context, options Options, install installation.I
 		Client:       client,
 		Installation: install,
 		Remover:      newRemover(options, install, client),
-		Metrics:      provisioner.NewMetrics(registry),
+		Metrics:      provisioner.NewMetrics(registry, options.NodeName),
 	}
 	run := func(ctx context.Context) error {
 		return provisioner.Run(ctx, volumes, provisioner.RunOptions{Workers: options.Workers, Registry: registry})

@@ -21,6 +21,8 @@ type Options struct {
 	ConfigFile     string
 	MetricsAddress string
 	LogLevel       string
+	// NodeName is the label node_name of metrics.
+	NodeName string
 
 	MountNamespace      string
 	MountServiceAccount string
@@ -53,6 +55,7 @@ func DefaultOptions() (Options, error) {
 		DriverName:      envText("DRIVER_NAME", "csi.juicefs.com"),
 		MetricsAddress:  ":9567",
 		LogLevel:        "info",
+		NodeName:        envText("NODE_NAME", ""),
 		MountNamespace:  envText("JUICEFS_MOUNT_NAMESPACE", "kube-system"),
 		MountmgrImage:   "juicefs-csi/mountmgr:v0.1.0",
 		CommunityImage:  envText("JUICEFS_CE_MOUNT_IMAGE", "juicedata/mount:ce-v1.4.2"),
@@ -95,6 +98,7 @@ func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.ConfigFile, "config", o.ConfigFile, "config.yaml of the driver's ConfigMap; it may be missing")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "where /metrics and /healthz are served; empty for nowhere")
 	flags.StringVar(&o.LogLevel, "log-level", o.LogLevel, "debug, info, warn or error")
+	flags.StringVar(&o.NodeName, "node-name", o.NodeName, "label node_name of metrics")
 
 	flags.StringVar(&o.MountNamespace, "mount-namespace", o.MountNamespace, "namespace of mount pods and jobs")
 	flags.StringVar(&o.MountServiceAccount, "mount-service-account", o.MountServiceAccount,

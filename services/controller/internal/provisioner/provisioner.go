@@ -44,8 +44,10 @@ type Metrics struct {
 	deleteErrors    prometheus.Counter
 }
 
-// NewMetrics registers the counters.
-func NewMetrics(registry prometheus.Registerer) *Metrics {
+// NewMetrics registers the counters; node is the value of their label
+// node_name.
+func NewMetrics(registry prometheus.Registerer, node string) *Metrics {
+	registry = prometheus.WrapRegistererWith(prometheus.Labels{"node_name": node}, registry)
 	metrics := &Metrics{
 		provisionErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "juicefs_provision_errors", Help: "Volumes that could not be provisioned, each try counted.",

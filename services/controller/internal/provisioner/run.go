@@ -36,18 +36,9 @@ type RunOptions struct {
 // Run makes and deletes volumes until ctx ends, and returns when all workers
 // have.
 func Run(ctx context.Context, provisioner *Provisioner, options RunOptions) error {
-	counted := metrics.New("controller")
-	for _, collector := range []prometheus.Collector{
-		counted.PersistentVolumeClaimProvisionTotal,
-		counted.PersistentVolumeClaimProvisionFailedTotal,
-		counted.PersistentVolumeClaimProvisionDurationSeconds,
-		counted.PersistentVolumeDeleteTotal,
-		counted.PersistentVolumeDeleteFailedTotal,
-		counted.PersistentVolumeDeleteDurationSeconds,
-	} {
-		if err := options.Registry.Register(collector); err != nil {
-			return fmt.Errorf("register metrics of the provisioner: %w", err)
-		}
+	counted, err := libraryMetrics(options.Registry)
+	if err != nil {
+		return err
 	}
 	library := controller.NewProvisionController(ctx, provisioner.Client, provisioner.Installation.DriverName, provisioner,
 		controller.LeaderElection(false),
@@ -69,4 +60,22 @@ func Run(ctx context.Context, provisioner *Provisioner, options RunOptions) erro
 	library.Run(ctx)
 	workers.Wait()
 	return nil
+}
+
+// libraryMetrics registers what the library counts.
+func libraryMetrics(registry prometheus.Registerer) (metrics.Metrics, error) {
+	counted := metrics.New("controller")
+	for _, collector := range []prometheus.Collector{
+		counted.PersistentVolumeClaimProvisionTotal,
+		counted.PersistentVolumeClaimProvisionFailedTotal,
+		counted.PersistentVolumeClaimProvisionDurationSeconds,
+		counted.PersistentVolumeDeleteTotal,
+		counted.PersistentVolumeDeleteFailedTotal,
+		counted.PersistentVolumeDeleteDurationSeconds,
+	} {
+		if err := registry.Register(collector); err != nil {
+			return counted, fmt.Errorf("register metrics of the provisioner: %w", err)
+		}
+	}
+	return counted, nil
 }

@@ -65,7 +65,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	host, err := hosts(o, log)
+	client, err := kubernetesClient(o)
+	if err != nil {
+		return err
+	}
+	host, err := hosts(o, client, log)
 	if err != nil {
 		return err
 	}
@@ -78,19 +82,31 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	mounts := manager.New(facts, manager.Parts{
+	watch, err := newObservers(o, client, log)
+	if err != nil {
+		return err
+	}
+	prober := probe.New(self)
+	prober.Observe = counters.Probed
+	parts := manager.Parts{
 		Store: records, Secrets: secrets, Log: log, Metrics: counters,
 		Vault:  custody.NewClient(o.VaultSocket, log),
 		Host:   host,
-		Prober: probe.New(self),
-	})
-	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
-		return fmt.Errorf("register metrics: %w", err)
+		Prober: prober,
 	}
-	return serve(ctx, o, mounts, registry, log)
+	if watch.events != nil {
+		parts.Events = watch.events
+	}
+	mounts := manager.New(facts, parts)
+	if err := watch.attach(mounts, records, prober, registry); err != nil {
+		return err
+	}
+	return serve(ctx, o, mounts, watch, registry, log)
 }
 
-func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *prometheus.Registry, log *slog.Logger) error {
+func serve(
+	ctx context.Context, o Options, mounts *manager.Manager, watch *observers, registry *prometheus.Registry, log *slog.Logger,
+) error {
 	address, err := endpoint.Parse(o.Endpoint)
 	if err != nil {
 		return err
@@ -103,11 +119,12 @@ func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *pr
 	mountmgrv1.RegisterMountManagerServiceServer(rpc, server.New(mounts, o.NodeName, o.MountNamespace))
 	group := task.NewGroup(ctx)
 	group.Go("mounts", mounts.Run)
+	watch.run(group)
 	group.Go("grpc", func(ctx context.Context) error { return rpc.Serve(ctx, listener) })
 	group.Go("metrics", func(ctx context.Context) error {
 		return metricsserver.Serve(ctx, metricsserver.Options{
 			Address: o.MetricsAddress, Gatherer: registry,
-			Ready: func(context.Context) error { return mounts.Ready() },
+			Ready: watch.health.Check,
 		})
 	})
 	return group.Wait()

@@ -30,6 +30,8 @@ type Options struct {
 	MetricsAddress string
 	LogLevel       string
 
+	RemoveStartupTaint bool
+
 	MountRoot           string
 	CacheDir            string
 	CommunityImage      string
@@ -60,6 +62,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.LauncherDir, "launcher-dir", "/var/lib/juicefs-csi/launcher", "host directory from which mount pods run jfs-launch")
 	fs.StringVar(&o.MetricsAddress, "metrics-address", ":9569", "where /metrics and /healthz are served; empty for nowhere")
 	fs.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
+	fs.BoolVar(&o.RemoveStartupTaint, "remove-startup-taint", true,
+		"remove the taint <driver-name>/agent-not-ready of this node when volumes can be mounted")
 	fs.StringVar(&o.MountRoot, "mount-dir", "/var/lib/juicefs/volume", "host directory below which kernel mounts are made")
 	fs.StringVar(&o.CacheDir, "cache-dir", "/var/jfsCache", "host directory of caches where no cache-dir option is given")
 	fs.StringVar(&o.CommunityImage, "ce-mount-image", "juicedata/mount:ce-v1.4.1", "mount image of the Community Edition")

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/cgroup"
@@ -56,16 +57,21 @@ func (o *Options) clientMode() store.ClientMode {
 	return store.ModePod
 }
 
-// hosts are where clients run: new ones as --mount-mode says, and those that are
-// there where they are. Processes need no Kubernetes.
-func hosts(o Options, log *slog.Logger) (manager.Hosts, error) {
-	found := manager.Hosts{Mode: o.clientMode(), ByMode: make(map[store.ClientMode]manager.Host)}
+// kubernetesClient is nil where processes run without Kubernetes.
+func kubernetesClient(o Options) (kubernetes.Interface, error) {
 	client, err := kubeClient(o.Kubeconfig)
-	switch {
-	case err == nil:
+	if o.MountMode == modeProcess && errors.Is(err, rest.ErrNotInCluster) {
+		return nil, nil
+	}
+	return client, err
+}
+
+// hosts are where clients run: new ones as --mount-mode says, and those that are
+// there where they are.
+func hosts(o Options, client kubernetes.Interface, log *slog.Logger) (manager.Hosts, error) {
+	found := manager.Hosts{Mode: o.clientMode(), ByMode: make(map[store.ClientMode]manager.Host)}
+	if client != nil {
 		found.ByMode[store.ModePod] = mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir)
-	case o.MountMode != modeProcess || !errors.Is(err, rest.ErrNotInCluster):
-		return manager.Hosts{}, err
 	}
 	groups, err := cgroups(o)
 	if err != nil {

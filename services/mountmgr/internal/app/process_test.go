@@ -51,18 +51,23 @@ func TestProcessesNeedNoKubernetes(t *testing.T) {
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	dir := "--process-dir=" + filepath.Join(t.TempDir(), "process")
-	found, err := hosts(parse(t, dir, "--mount-mode=process", "--process-cgroup="), log)
+	processes := parse(t, dir, "--mount-mode=process", "--process-cgroup=")
+	client, err := kubernetesClient(processes)
+	if err != nil || client != nil {
+		t.Fatalf("kubernetesClient = %v, %v, want none", client, err)
+	}
+	found, err := hosts(processes, client, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if found.Mode != store.ModeProcess || found.ByMode[store.ModeProcess] == nil || found.ByMode[store.ModePod] != nil {
 		t.Errorf("hosts %+v", found)
 	}
-	if _, err := hosts(parse(t, dir, "--process-cgroup="), log); err == nil {
+	if _, err := kubernetesClient(parse(t, dir, "--process-cgroup=")); err == nil {
 		t.Error("mount pods without Kubernetes: no error")
 	}
 	kubeconfig := "--kubeconfig=" + filepath.Join(t.TempDir(), "missing")
-	if _, err := hosts(parse(t, dir, "--mount-mode=process", "--process-cgroup=", kubeconfig), log); err == nil {
+	if _, err := kubernetesClient(parse(t, dir, "--mount-mode=process", "--process-cgroup=", kubeconfig)); err == nil {
 		t.Error("a kubeconfig that is missing: no error")
 	}
 }

@@ -67,6 +67,8 @@ type Parts struct {
 	Pods PodLister
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
+	// Events may be nil.
+	Events Events
 }
 
 // Manager is safe for concurrent use.
@@ -342,7 +344,7 @@ func (m *Manager) Usage(ctx context.Context, volumeID, path string) (probe.Usage
 	if held == nil || !held.shows(volumeID, path) {
 		return probe.Usage{}, fmt.Errorf("volume %s is not published at %s: %w", volumeID, path, errdefs.ErrNotFound)
 	}
-	return m.Prober.Usage(ctx, path)
+	return m.Prober.Usage(ctx, held.id, path)
 }
 
 // Get returns a mount by id.

@@ -51,6 +51,8 @@ type mount struct {
 
 	mu     sync.Mutex
 	record store.Record
+	// seen is what observe knows of earlier changes.
+	seen observed
 	// failure is the cause of a mount that ended before it served.
 	failure error
 	// changed is closed and replaced at every change of the record.
@@ -61,7 +63,7 @@ type mount struct {
 
 func newMount(manager *Manager, record store.Record) *mount {
 	return &mount{
-		manager: manager, id: record.ID, record: record,
+		manager: manager, id: record.ID, record: record, seen: observedOf(record),
 		log:     manager.Log.With(logkeys.MountID, record.ID, logkeys.UniqueID, record.UniqueID),
 		wake:    make(chan struct{}, 1),
 		mirror:  newMirror(),
@@ -124,14 +126,12 @@ func (m *mount) snapshot() store.Record {
 // transition persists the new state, with further changes of the record, before
 // anything is done about it.
 func (m *mount) transition(to lifecycle.State, reason, message string, changes ...func(*store.Record)) error {
-	lost := false
-	err := m.update(func(r *store.Record) error {
+	return m.update(func(r *store.Record) error {
 		if err := lifecycle.Check(r.State, to); err != nil {
 			return err
 		}
 		m.log.Info("state", logkeys.State, string(to), logkeys.Reason, reason, logkeys.Message, message)
 		settle(r, to, message)
-		lost = to == lifecycle.Lost && r.State != lifecycle.Remounting
 		reason, message = m.remark(r, to, reason, message)
 		r.State, r.StateSince, r.Reason, r.Message = to, time.Now().UTC(), reason, message
 		for _, change := range changes {
@@ -139,10 +139,6 @@ func (m *mount) transition(to lifecycle.State, reason, message string, changes .
 		}
 		return nil
 	})
-	if err == nil && lost {
-		m.manager.Metrics.LostMount()
-	}
-	return err
 }
 
 // update changes the record: on disk first, in memory when that succeeded.
@@ -161,6 +157,7 @@ func (m *mount) update(change func(*store.Record) error) error {
 		return err
 	}
 	m.mirror.note(&m.record, &next)
+	m.observe(m.record, next)
 	m.record = next
 	close(m.changed)
 	m.changed = make(chan struct{})

@@ -133,7 +133,6 @@ func (m *mount) remount(ctx context.Context) error {
 	if err != nil {
 		return m.loseShown(ctx, err)
 	}
-	m.manager.Metrics.Remounted()
 	m.remounts = 0
 	return m.transition(lifecycle.Serving, "Remounted", left, func(r *store.Record) { r.Reattaching = false })
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -28,10 +29,12 @@ type Source interface {
 // concurrent use.
 type Metrics struct {
 	recoveries prometheus.Counter
-	lost       prometheus.Counter
-	remounts   prometheus.Counter
 	handOvers  prometheus.Histogram
 	publishes  *prometheus.HistogramVec
+	lost       prometheus.Counter
+	remounts   prometheus.Counter
+	upgrades   *prometheus.CounterVec
+	probes     *prometheus.CounterVec
 }
 
 // New returns metrics that have counted nothing, registered with registry.
@@ -40,14 +43,6 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 		recoveries: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "juicefs_csi_mountmgr_recoveries_total",
 			Help: "Clients that were replaced after they had ended without warning.",
-		}),
-		lost: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "juicefs_csi_mountmgr_lost_mounts_total",
-			Help: "Connections that nobody could serve any more: open files on them are lost.",
-		}),
-		remounts: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "juicefs_csi_mountmgr_remounts_total",
-			Help: "Connections that were made in place of a lost one.",
 		}),
 		handOvers: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "juicefs_csi_mountmgr_handover_seconds",
@@ -59,8 +54,21 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 			Help:    "Time of each publish that succeeded: cold ones made a mount, warm ones used one that was there.",
 			Buckets: []float64{0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120},
 		}, []string{"kind"}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "juicefs_csi_mountmgr_lost_mounts_total",
+			Help: "Mounts whose connection nobody could serve any more, so that applications got errors.",
+		}),
+		remounts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "juicefs_csi_mountmgr_remounts_total",
+			Help: "Lost mounts that serve again.",
+		}),
+		upgrades: newResults("juicefs_csi_mountmgr_upgrades_total", "Upgrades of clients that have ended.", committed, rolledBack),
+		probes: newResults("juicefs_csi_mountmgr_probes_total", "Questions to clients by processes with a deadline.",
+			string(probe.Answered), string(probe.TimedOut), string(probe.Failed)),
 	}
-	for _, each := range []prometheus.Collector{m.recoveries, m.lost, m.remounts, m.handOvers, m.publishes} {
+	for _, each := range []prometheus.Collector{
+		m.recoveries, m.handOvers, m.publishes, m.lost, m.remounts, m.upgrades, m.probes,
+	} {
 		if err := registry.Register(each); err != nil {
 			return nil, err
 		}
@@ -72,20 +80,6 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 func (m *Metrics) Recovered() {
 	if m != nil {
 		m.recoveries.Inc()
-	}
-}
-
-// LostMount counts a connection that was lost.
-func (m *Metrics) LostMount() {
-	if m != nil {
-		m.lost.Inc()
-	}
-}
-
-// Remounted counts a connection that was made in place of a lost one.
-func (m *Metrics) Remounted() {
-	if m != nil {
-		m.remounts.Inc()
 	}
 }
 
@@ -106,6 +100,55 @@ func (m *Metrics) Published(created bool, took time.Duration) {
 		kind = "cold"
 	}
 	m.publishes.WithLabelValues(kind).Observe(took.Seconds())
+}
+
+// The results of upgrades.
+const (
+	committed  = "committed"
+	rolledBack = "rolled_back"
+)
+
+// newResults returns a counter that shows each of the results from the
+// beginning, so that the first one is an increase.
+func newResults(name, help string, results ...string) *prometheus.CounterVec {
+	counter := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{"result"})
+	for _, result := range results {
+		counter.WithLabelValues(result)
+	}
+	return counter
+}
+
+// LostMount counts a mount that nobody can serve any more.
+func (m *Metrics) LostMount() {
+	if m != nil {
+		m.lost.Inc()
+	}
+}
+
+// Remounted counts a lost mount that serves again.
+func (m *Metrics) Remounted() {
+	if m != nil {
+		m.remounts.Inc()
+	}
+}
+
+// Upgraded counts an upgrade that has ended.
+func (m *Metrics) Upgraded(kept bool) {
+	if m == nil {
+		return
+	}
+	result := rolledBack
+	if kept {
+		result = committed
+	}
+	m.upgrades.WithLabelValues(result).Inc()
+}
+
+// Probed counts a question to a client.
+func (m *Metrics) Probed(result probe.Result) {
+	if m != nil {
+		m.probes.WithLabelValues(string(result)).Inc()
+	}
 }
 
 // NewCollector returns the gauges of source, for a registry.

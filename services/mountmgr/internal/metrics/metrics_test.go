@@ -12,6 +12,7 @@ import (
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -81,19 +82,28 @@ func TestCounters(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Recovered()
-	m.LostMount()
-	m.Remounted()
 	m.HandedOver(25 * time.Millisecond)
 	m.Published(true, time.Second)
 	m.Published(false, time.Millisecond)
 	m.Published(false, 3*time.Millisecond)
+	m.LostMount()
+	m.Remounted()
+	m.Upgraded(true)
+	m.Upgraded(false)
+	m.Upgraded(true)
+	m.Probed(probe.TimedOut)
 	for name, want := range map[string]float64{
 		"juicefs_csi_mountmgr_recoveries_total":     1,
-		"juicefs_csi_mountmgr_lost_mounts_total":    1,
-		"juicefs_csi_mountmgr_remounts_total":       1,
 		"juicefs_csi_mountmgr_handover_seconds":     1,
 		"juicefs_csi_mountmgr_publish_seconds cold": 1,
 		"juicefs_csi_mountmgr_publish_seconds warm": 2,
+		"juicefs_csi_mountmgr_lost_mounts_total":    1,
+		"juicefs_csi_mountmgr_remounts_total":       1,
+
+		"juicefs_csi_mountmgr_upgrades_total committed":   2,
+		"juicefs_csi_mountmgr_upgrades_total rolled_back": 1,
+		"juicefs_csi_mountmgr_probes_total ok":            0,
+		"juicefs_csi_mountmgr_probes_total timeout":       1,
 	} {
 		if got := count(t, registry, name); got != want {
 			t.Errorf("%s counts %v, want %v", name, got, want)
@@ -136,5 +146,9 @@ func TestNoMetricsCountNothing(t *testing.T) {
 	m.Remounted()
 	m.HandedOver(time.Second)
 	m.Published(true, time.Second)
+	m.LostMount()
+	m.Remounted()
+	m.Upgraded(true)
+	m.Probed(probe.Answered)
 	t.Log("nothing of it panicked")
 }

@@ -45,6 +45,8 @@ type Node struct {
 	// Pods are the application pods that the next StartManager is told of; nil
 	// for nothing.
 	Pods *PodList
+	// Events is what the mount managers of this node have told.
+	Events *Events
 
 	mortal      *mortal
 	tb          testing.TB
@@ -70,7 +72,7 @@ func newNode(tb testing.TB, prepare func(*Node)) *Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Dir: dir, tb: tb}
+	n := &Node{Dir: dir, Events: &Events{}, tb: tb}
 	prepare(n)
 	n.log = slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.SetConfig(volume.Config{})
@@ -208,11 +210,13 @@ func (n *Node) StartManager() {
 	n.mortal = newMortal(n.host(), 0, cancel)
 	records.Observe(n.mortal.step)
 	secrets.Observe(n.mortal.step)
+	prober := probe.New("/proc/self/exe")
+	prober.Observe = counters.Probed
 	parts := manager.Parts{
-		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
+		Store: records, Secrets: secrets, Log: n.log, Metrics: counters, Events: n.Events,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
 		Host:   n.mortal,
-		Prober: probe.New("/proc/self/exe"),
+		Prober: prober,
 	}
 	if n.Pods != nil {
 		parts.Pods = n.Pods

@@ -25,7 +25,25 @@ type Prober struct {
 	// executable is a program that runs Main with the arguments after "probe".
 	executable string
 	slots      chan struct{}
+	// Observe is told how each question ended; nil for nobody. Set it before
+	// the first question.
+	Observe func(Result)
+
+	gates gates
 }
+
+// Result is how a question ended.
+type Result string
+
+// The results.
+const (
+	// Answered is an answer in time.
+	Answered Result = "ok"
+	// TimedOut is no answer in time.
+	TimedOut Result = "timeout"
+	// Failed is an error of the file system, or of the probe itself.
+	Failed Result = "error"
+)
 
 // New returns a prober that runs executable with "probe" as first argument.
 func New(executable string) *Prober {
@@ -56,10 +74,12 @@ func (p *Prober) Ready(ctx context.Context, path string) (Client, error) {
 }
 
 // Usage returns statfs of the file system at path; context.DeadlineExceeded
-// when ctx ends.
-func (p *Prober) Usage(ctx context.Context, path string) (Usage, error) {
-	var usage Usage
-	return usage, p.run(ctx, &usage, path, "usage", path)
+// when ctx ends. mount names the mount that path shows: it has one process at a
+// time, whose answer all who ask for the same path share. While a process that
+// was killed does not end, because the kernel waits for the client, the answer
+// is context.DeadlineExceeded at once.
+func (p *Prober) Usage(ctx context.Context, mount, path string) (Usage, error) {
+	return p.gates.usage(ctx, p, mount, path)
 }
 
 // Wake starts a process that sends requests into the file system at path, one
@@ -78,30 +98,72 @@ func (p *Prober) Wake(ctx context.Context, path string) (stop func(), err error)
 
 // run asks a process with these arguments about the file system at path.
 func (p *Prober) run(ctx context.Context, result any, path string, arguments ...string) error {
+	asked, err := p.start(ctx, path, arguments...)
+	if err != nil {
+		return err
+	}
+	err = asked.answer(ctx, result)
+	p.observe(err)
+	return err
+}
+
+func (p *Prober) observe(err error) {
+	switch {
+	case p.Observe == nil:
+	case err == nil:
+		p.Observe(Answered)
+	case errors.Is(err, context.DeadlineExceeded):
+		p.Observe(TimedOut)
+	default:
+		p.Observe(Failed)
+	}
+}
+
+// process is a probe process that was started.
+type process struct {
+	path           string
+	stdout, stderr bytes.Buffer
+	// ended is closed when the process is gone; err and the buffers are valid
+	// from then on.
+	ended chan struct{}
+	err   error
+}
+
+// start starts a probe process, which is killed when ctx ends.
+func (p *Prober) start(ctx context.Context, path string, arguments ...string) (*process, error) {
 	select {
 	case p.slots <- struct{}{}:
 	default:
-		return fmt.Errorf("probe %s: %d probes wait for file systems that do not answer: %w", path, outstanding, errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("probe %s: %d probes wait for file systems that do not answer: %w", path, outstanding, errdefs.ErrUnavailable)
 	}
-	var stdout, stderr bytes.Buffer
+	asked := &process{path: path, ended: make(chan struct{})}
 	cmd := exec.CommandContext(ctx, p.executable, append([]string{"probe"}, arguments...)...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Stdout, cmd.Stderr = &asked.stdout, &asked.stderr
 	if err := cmd.Start(); err != nil {
 		<-p.slots
-		return fmt.Errorf("start probe of %s: %w", path, err)
+		return nil, fmt.Errorf("start probe of %s: %w", path, err)
 	}
-	done := make(chan error, 1)
 	go func() {
-		done <- cmd.Wait()
+		asked.err = cmd.Wait()
 		<-p.slots
+		close(asked.ended)
 	}()
+	return asked, nil
+}
+
+// answer waits for the process until ctx ends.
+func (a *process) answer(ctx context.Context, result any) error {
 	select {
 	case <-ctx.Done(): // It is killed, but may wait in the kernel and not end yet: nobody waits for it.
-	case err := <-done:
+	case <-a.ended:
 		if ctx.Err() == nil {
-			return decode(err, path, stdout.Bytes(), stderr.String(), result)
+			return decode(a.err, a.path, a.stdout.Bytes(), a.stderr.String(), result)
 		}
 	}
+	return silent(a.path)
+}
+
+func silent(path string) error {
 	return fmt.Errorf("file system at %s does not answer: %w", path, context.DeadlineExceeded)
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func eventually(t *testing.T, what string, check func() bool) {
 
 func TestUsageIsThatOfStatfs(t *testing.T) {
 	path := t.TempDir()
-	usage, err := newProber().Usage(t.Context(), path)
+	usage, err := newProber().Usage(t.Context(), "mount", path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,10 @@ func TestUsageIsThatOfStatfs(t *testing.T) {
 
 func TestAnErrorOfTheFileSystemIsTold(t *testing.T) {
 	for name, ask := range map[string]func(path string) error{
-		"usage": func(path string) error { _, err := newProber().Usage(t.Context(), path+"/missing"); return err },
+		"usage": func(path string) error {
+			_, err := newProber().Usage(t.Context(), "mount", path+"/missing")
+			return err
+		},
 		"ready": func(path string) error { _, err := newProber().Ready(t.Context(), path); return err },
 	} {
 		path := t.TempDir()
@@ -83,7 +87,7 @@ func TestAnErrorOfTheFileSystemIsTold(t *testing.T) {
 func TestADeadlineEndsAProbe(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := newProber().Usage(ctx, neverAnswers); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := newProber().Usage(ctx, "dead", neverAnswers); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("usage = %v, want deadline exceeded", err)
 	}
 }
@@ -95,17 +99,17 @@ func TestProbesThatWaitAreBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	results := make(chan error, bound)
-	for range bound {
+	for dead := range bound {
 		go func() {
 			err := error(errdefs.ErrUnavailable)
 			for errdefs.IsUnavailable(err) { // The other probe of this test has the place.
-				_, err = prober.Usage(ctx, neverAnswers)
+				_, err = prober.Usage(ctx, "dead "+strconv.Itoa(dead), neverAnswers)
 			}
 			results <- err
 		}()
 	}
 	refused := func() bool {
-		_, err := prober.Usage(t.Context(), path)
+		_, err := prober.Usage(t.Context(), "mount", path)
 		return errdefs.IsUnavailable(err)
 	}
 	eventually(t, "a further probe is refused", refused)

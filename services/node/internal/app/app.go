@@ -17,6 +17,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/task"
 	"github.com/juicefs-csi/driver/libs/version"
 	"github.com/juicefs-csi/driver/services/node/internal/driver"
+	"github.com/juicefs-csi/driver/services/node/internal/metrics"
 	"github.com/juicefs-csi/driver/services/node/internal/mounter"
 	"github.com/juicefs-csi/driver/services/node/internal/registration"
 	"github.com/juicefs-csi/driver/services/node/internal/socket"
@@ -47,6 +48,10 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer mounts.Close() //nolint:errcheck // nothing is left to do with it
 	registry := metricsserver.NewRegistry()
+	counted, err := metrics.New(registry, o.NodeName)
+	if err != nil {
+		return err
+	}
 	kubelet := registration.New(o.DriverName, csiEndpoint.Address)
 
 	log.InfoContext(ctx, "node plugin starts",
@@ -56,7 +61,7 @@ func Run(ctx context.Context, o Options) error {
 		return socket.Serve(ctx, csiEndpoint, func() *grpcserver.Server {
 			server := grpcserver.New(grpcserver.Options{Name: "csi", Logger: log, Registry: registry})
 			csi.RegisterIdentityServer(server, &driver.Identity{Name: o.DriverName, Mounter: mounts})
-			csi.RegisterNodeServer(server, &driver.Node{NodeName: o.NodeName, Mounter: mounts})
+			csi.RegisterNodeServer(server, &driver.Node{NodeName: o.NodeName, Mounter: mounts, Metrics: counted})
 			return server
 		})
 	})

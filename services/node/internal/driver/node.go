@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
+	"github.com/juicefs-csi/driver/services/node/internal/metrics"
 )
 
 // Keys of the volume context that kubelet adds for drivers whose CSIDriver
@@ -26,6 +27,8 @@ type Node struct {
 	// NodeName is the name of the node in Kubernetes.
 	NodeName string
 	Mounter  Mounter
+	// Metrics may be nil.
+	Metrics *metrics.Metrics
 }
 
 // NodeGetInfo tells the node's name. There is no limit of volumes and no
@@ -39,6 +42,7 @@ func (*Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesReques
 	response := &csi.NodeGetCapabilitiesResponse{}
 	for _, kind := range []csi.NodeServiceCapability_RPC_Type{
 		csi.NodeServiceCapability_RPC_GET_VOLUME_STATS,
+		csi.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
 		csi.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 	} {
 		response.Capabilities = append(response.Capabilities, &csi.NodeServiceCapability{
@@ -71,6 +75,7 @@ func (n *Node) NodePublishVolume(ctx context.Context, request *csi.NodePublishVo
 			Uid: volumeContext[keyPodUID], ServiceAccount: volumeContext[keyServiceAccount],
 		},
 	})
+	n.Metrics.Published(err)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +90,7 @@ func (n *Node) NodeUnpublishVolume(ctx context.Context, request *csi.NodeUnpubli
 	err := n.Mounter.Unpublish(ctx, &mountmgrv1.UnpublishVolumeRequest{
 		VolumeId: request.GetVolumeId(), TargetPath: request.GetTargetPath(),
 	})
+	n.Metrics.Unpublished(request.GetTargetPath(), err)
 	if err != nil {
 		return nil, err
 	}
@@ -100,9 +106,7 @@ func (n *Node) NodeGetVolumeStats(ctx context.Context, request *csi.NodeGetVolum
 	case request.GetVolumePath() == "":
 		return nil, fmt.Errorf("volume path is missing: %w", errdefs.ErrInvalidArgument)
 	}
-	stats, err := n.Mounter.Stats(ctx, &mountmgrv1.GetVolumeStatsRequest{
-		VolumeId: request.GetVolumeId(), VolumePath: request.GetVolumePath(),
-	})
+	stats, err := n.stats(ctx, request.GetVolumeId(), request.GetVolumePath())
 	if err != nil {
 		return nil, err
 	}
