@@ -28,6 +28,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/server"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -75,11 +76,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
+	pods := mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir)
 	mounts := manager.New(facts, manager.Parts{
 		Store: records, Secrets: secrets, Log: log, Metrics: counters,
 		Vault:  custody.NewClient(o.VaultSocket, log),
-		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir),
+		Host:   pods,
 		Prober: probe.New(self),
+		Spares: spare.New(o.spares(), records, pods, log),
 	})
 	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
 		return fmt.Errorf("register metrics: %w", err)

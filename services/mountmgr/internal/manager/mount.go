@@ -136,6 +136,11 @@ func (m *mount) transition(to lifecycle.State, reason, message string) error {
 
 // update changes the record: on disk first, in memory when that succeeded.
 func (m *mount) update(change func(*store.Record) error) error {
+	return m.updateBy(m.manager.Store.PutMount, change)
+}
+
+// updateBy is update with another way to put the record on disk.
+func (m *mount) updateBy(put func(store.Record) error, change func(*store.Record) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next := m.record.Clone()
@@ -146,7 +151,7 @@ func (m *mount) update(change func(*store.Record) error) error {
 		if err := m.manager.Store.DeleteMount(m.id); err != nil {
 			return err
 		}
-	} else if err := m.manager.Store.PutMount(next); err != nil {
+	} else if err := put(next); err != nil {
 		return err
 	}
 	m.record = next
@@ -274,6 +279,7 @@ func (m *mount) podChanged(pod *corev1.Pod) {
 		state.failure = fmt.Errorf("mount pod %s/%s: %s: %s: %w", pod.Namespace, pod.Name, reason, message, errdefs.ErrFailedPrecondition)
 	}
 	m.setPod(string(pod.UID), state)
+	m.noteUnresized(pod)
 }
 
 // owns tells whether the pod is that of the client or of its successor.

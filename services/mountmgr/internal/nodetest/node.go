@@ -25,6 +25,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/vault"
 )
@@ -41,6 +42,9 @@ type Node struct {
 	// registry of its metrics.
 	Manager  *manager.Manager
 	Registry *prometheus.Registry
+	// Spares are the settings of the spare mount pods, of which there are none
+	// at first; the next StartManager takes them.
+	Spares spare.Options
 
 	tb          testing.TB
 	config      atomic.Pointer[volume.Config]
@@ -189,11 +193,14 @@ func (n *Node) StartManager() {
 	if err != nil {
 		n.tb.Fatal(err)
 	}
+	pods := mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir())
+	n.Spares.Node, n.Spares.LauncherDir = "node", n.path("launcher")
 	n.Manager = manager.New(n.options(), manager.Parts{
 		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
-		Host:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir()),
+		Host:   pods,
 		Prober: probe.New("/proc/self/exe"),
+		Spares: spare.New(n.Spares, records, pods, n.log),
 	})
 	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
 	ctx, cancel := context.WithCancel(context.Background())

@@ -27,6 +27,10 @@ const (
 	mountsBucket   = "mounts"
 	settingsBucket = "settings"
 	versionKey     = "version"
+	sparesBucket   = "spares"
+	shapesBucket   = "shapes"
+	// unsettledBucket maps the names of pods that were spares to mounts.
+	unsettledBucket = "unsettled"
 )
 
 // Store is the database of records. It is safe for concurrent use.
@@ -60,7 +64,7 @@ func joinClose(err error, db *bolt.DB) error {
 }
 
 func migrate(tx *bolt.Tx) error {
-	for _, name := range []string{metaBucket, mountsBucket, settingsBucket} {
+	for _, name := range []string{metaBucket, mountsBucket, settingsBucket, sparesBucket, shapesBucket, unsettledBucket} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("make bucket %s: %w", name, err)
 		}
