@@ -152,36 +152,51 @@ func TestAColdPublishTakesTheSpare(t *testing.T) {
 	everyPodHasAPlace(t, n, 1)
 }
 
-func TestHandOverAndRecoveryTakeTheSpare(t *testing.T) {
+func TestHandOverTakesTheSpare(t *testing.T) {
 	n, record := nodeWithSpares(t, spare.Options{Count: 1})
 	w := startWriter(t, n, filepath.Join(n.Target("zero"), "log"))
 	w.awaitMore(t, 50)
-	for name, end := range map[string]func(store.Client) error{
-		"deleted": func(c store.Client) error {
-			return n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), c.PodName, deleteOptions())
-		},
-		"gone": func(c store.Client) error { n.Kubelet.Kill(c.PodUID); return nil },
-	} {
-		awaitIdle(n, 1)
-		spares := spareUIDs(t, n)
-		old := current(t, n, record.ID).Client
-		if err := end(old); err != nil {
-			t.Fatal(err)
-		}
-		n.Eventually("another client serves", func() error {
-			now := current(t, n, record.ID)
-			if now.State != lifecycle.Serving || now.Client.PodUID == old.PodUID {
-				return fmt.Errorf("%s: state %s, pod %s", name, now.State, now.Client.PodName)
-			}
-			return nil
-		})
-		if now := current(t, n, record.ID); now.Client.PodUID != spares[0] {
-			t.Errorf("%s: the client has pod %s, want the spare %v", name, now.Client.PodUID, spares)
-		}
-		w.awaitMore(t, 50)
+	served := servedBySpareAfter(t, n, record.ID, func(c store.Client) error {
+		return n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), c.PodName, deleteOptions())
+	})
+	w.awaitMore(t, 50)
+	awaitIdle(n, 1)
+	spares := spareUIDs(t, n)
+	if upgrade(t, n, record.ID, manager.UpgradeRequest{}); current(t, n, record.ID).Client.PodUID != spares[0] {
+		t.Errorf("the upgraded client has pod %s, as before: %s, want the spare %v", current(t, n, record.ID).Client.PodUID, served, spares)
 	}
+	w.awaitMore(t, 50)
 	w.stopAndCheck(t, n)
 	everyPodHasAPlace(t, n, 1)
+}
+
+func TestRecoveryTakesTheSpare(t *testing.T) {
+	n, record := nodeWithSpares(t, spare.Options{Count: 1})
+	servedBySpareAfter(t, n, record.ID, func(c store.Client) error { n.Kubelet.Kill(c.PodUID); return nil })
+	write(t, n, filepath.Join(n.Target("zero"), "f"), "hello")
+	everyPodHasAPlace(t, n, 1)
+}
+
+// servedBySpareAfter ends the pod of a mount and returns the uid of the next
+// one, which is the spare's.
+func servedBySpareAfter(t *testing.T, n *nodetest.Node, id string, end func(store.Client) error) string {
+	t.Helper()
+	spares, old := spareUIDs(t, n), current(t, n, id).Client
+	if err := end(old); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("another client serves", func() error {
+		now := current(t, n, id)
+		if now.State != lifecycle.Serving || now.Client.PodUID == old.PodUID {
+			return fmt.Errorf("state %s, pod %s", now.State, now.Client.PodName)
+		}
+		return nil
+	})
+	now := current(t, n, id)
+	if now.Client.PodUID != spares[0] {
+		t.Errorf("the client has pod %s, want the spare %v", now.Client.PodUID, spares)
+	}
+	return now.Client.PodUID
 }
 
 func TestAnotherShapeGetsAPodOfItsOwn(t *testing.T) {
@@ -413,11 +428,11 @@ func TestLabelsOfASpareFollow(t *testing.T) {
 	}
 }
 
-// The image of a patch that nobody has is no reason to be busy.
 func TestSettingsOfASpareAreThoseOfItsMount(t *testing.T) {
 	n, _ := nodeWithSpares(t, spare.Options{Count: 1})
 	n.SetConfig(volume.Config{MountPodPatch: []volume.Patch{{Resources: &corev1.ResourceRequirements{
-		Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("7Gi"), corev1.ResourceCPU: resource.MustParse("3")},
+		Requests: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("2Gi"), corev1.ResourceCPU: resource.MustParse("2")},
+		Limits:   corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("7Gi"), corev1.ResourceCPU: resource.MustParse("3")},
 	}}}})
 	record := publish(t, n, "pv-1", n.Target("one"))
 	if !record.Client.FromSpare {

@@ -86,6 +86,8 @@ type spare struct {
 	session *launcher.Session
 	// since is when it was met.
 	since time.Time
+	// making is true until it is ready or has ended: its record is being written.
+	making bool
 	// taken is true from Take to Leave.
 	taken bool
 	// ended is why nobody may take it any more, and why its pod is deleted.

@@ -53,7 +53,7 @@ func (p *Pool) Resume() error {
 		p.shapes[each.Key] = &shape{Shape: each}
 	}
 	for _, each := range spares {
-		p.spares[each.PodName] = &spare{Spare: each, stop: make(chan struct{})}
+		p.spares[each.PodName] = &spare{Spare: each, making: true, stop: make(chan struct{})}
 	}
 	return nil
 }
@@ -127,6 +127,8 @@ func (p *Pool) meet(ctx context.Context, s *spare, find func(context.Context, st
 		return // The next mount manager goes on.
 	}
 	p.mu.Lock()
+	s.making = false
+	p.poke()
 	if err == nil && s.ended == nil {
 		s.session, s.since = session, time.Now()
 	} else if err == nil {
@@ -169,7 +171,7 @@ func (p *Pool) reconcile(ctx context.Context, inUse map[string]bool) time.Durati
 		if p.shapes[each.Shape] == nil && !each.taken {
 			p.end(each, errUnwanted)
 		}
-		if each.ended == nil || each.taken || each.removing {
+		if each.ended == nil || each.taken || each.making || each.removing {
 			continue
 		}
 		if wait := each.retry.due(); wait > 0 {
@@ -216,8 +218,8 @@ func (p *Pool) fill(ctx context.Context, s *shape, wanted int) time.Duration {
 	for ; have < wanted; have++ {
 		name := mountpod.Name(p.options.Node, "spare", strings.ToLower(rand.Text()[:suffixLen]))
 		made := &spare{
-			Spare: store.Spare{PodName: name, Image: s.Pod.Image, Shape: s.Key, CreatedAt: time.Now().UTC()},
-			stop:  make(chan struct{}),
+			Spare:  store.Spare{PodName: name, Image: s.Pod.Image, Shape: s.Key, CreatedAt: time.Now().UTC()},
+			making: true, stop: make(chan struct{}),
 		}
 		p.spares[name] = made
 		spec := p.spec(name, s.Pod)
