@@ -27,7 +27,7 @@ const (
 	loadImageName = "juicefs-csi/bench-load:v1"
 	secretName    = "file-system"
 	driverName    = "csi.juicefs.com"
-	mountPods     = "app.kubernetes.io/name=juicefs-mount"
+	mountPods     = "app.kubernetes.io/name=juicefs-mount,!csi.juicefs.com/spare"
 	// metadataNumber is the database of the cluster's Redis that is used.
 	metadataNumber = "7"
 )

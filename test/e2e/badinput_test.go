@@ -124,7 +124,7 @@ func (s *scene) traces() map[string]bool {
 		traces["job "+job.Name] = true
 	}
 	pods, err := env.kube.CoreV1().Pods(local.Namespace).List(s.ctx, metav1.ListOptions{
-		LabelSelector: "app.kubernetes.io/name in (juicefs-mount, juicefs-job)",
+		LabelSelector: "app.kubernetes.io/name in (juicefs-mount, juicefs-job),!csi.juicefs.com/spare",
 	})
 	s.must(err)
 	for _, pod := range pods.Items {
