@@ -18,13 +18,13 @@ const endTimeout = 10 * time.Second
 // Run brings the recorded mounts back, keeps the vault filled and follows the
 // mount pods until ctx ends. The mounts themselves outlive it.
 func (m *Manager) Run(ctx context.Context) error {
-	if err := m.Spares.Resume(); err != nil {
+	if err := m.Spares.Resume(ctx); err != nil {
 		return err
 	}
 	if err := m.resume(ctx); err != nil {
 		return err
 	}
-	if err := m.resumeSpares(); err != nil {
+	if err := m.resumeSpares(); err != nil { //nolint:contextcheck // What it begins has the lifetime of the mounts.
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -173,6 +173,13 @@ func TestHandOverTakesTheSpare(t *testing.T) {
 func TestRecoveryTakesTheSpare(t *testing.T) {
 	n, record := nodeWithSpares(t, spare.Options{Count: 1})
 	servedBySpareAfter(t, n, record.ID, func(c store.Client) error { n.Kubelet.Kill(c.PodUID); return nil })
+	awaitIdle(n, 1)
+	servedBySpareAfter(t, n, record.ID, func(c store.Client) error {
+		n.StopManager()
+		n.Kubelet.Kill(c.PodUID)
+		n.StartManager()
+		return nil
+	})
 	write(t, n, filepath.Join(n.Target("zero"), "f"), "hello")
 	everyPodHasAPlace(t, n, 1)
 }
@@ -374,6 +381,21 @@ func TestASpareThatCannotBeResizedServes(t *testing.T) {
 		return nil
 	})
 	everyPodHasAPlace(t, n, 1)
+}
+
+func TestNoSparesWithoutResize(t *testing.T) {
+	n, _ := nodeWithSpares(t, spare.Options{Count: 1})
+	n.Kubelet.Client.PrependReactor("patch", "pods/resize", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewGenericServerResponse(404, "patch", corev1.Resource("pods"), "x", "404 page not found", 0, true)
+	})
+	if record := publish(t, n, "pv-1", n.Target("one")); !record.Client.FromSpare {
+		t.Errorf("the client is %+v", record.Client)
+	}
+	everyPodHasAPlace(t, n, 0)
+	if record := publish(t, n, "pv-2", n.Target("two")); record.Client.FromSpare {
+		t.Errorf("the client is %+v", record.Client)
+	}
+	everyPodHasAPlace(t, n, 0)
 }
 
 func TestASpareThatIsTooLargeForTheNodeServes(t *testing.T) {

@@ -23,6 +23,10 @@ import (
 // key of the pod's shape.
 const SpareLabel = "csi.juicefs.com/spare"
 
+// evictAnnotation lets the cluster autoscaler remove a node although a pod of no
+// controller is there.
+const evictAnnotation = "cluster-autoscaler.kubernetes.io/safe-to-evict"
+
 // What an idle spare reserves of the node.
 const (
 	idleCPU    = "10m"
@@ -78,7 +82,8 @@ func BuildSpare(s Spec, key string) (*corev1.Pod, error) {
 		delete(pod.Labels, ofMount)
 	}
 	pod.Labels[NameLabel], pod.Labels[SpareLabel] = NameValue, key
-	pod.Annotations = maps.Clone(s.Settings.Pod.Annotations)
+	pod.Annotations = map[string]string{evictAnnotation: "true"}
+	maps.Copy(pod.Annotations, s.Settings.Pod.Annotations)
 	pod.Spec.Containers[0].Resources = idle(wanted)
 	return pod, nil
 }
@@ -166,13 +171,8 @@ func (p *Pods) CreateSpare(ctx context.Context, spec Spec, key string) (string, 
 // Label gives a pod that was a spare the labels and annotations of the mount of
 // spec. A pod that is gone is no error.
 func (p *Pods) Label(ctx context.Context, pod store.Client, spec Spec) error {
-	newLabels := make(map[string]*string)
-	for key, value := range labels(spec) {
-		newLabels[key] = &value
-	}
-	newLabels[SpareLabel] = nil
 	patch := map[string]any{"metadata": map[string]any{
-		"uid": pod.PodUID, "labels": newLabels, "annotations": annotations(spec),
+		"uid": pod.PodUID, "labels": replacing(SpareLabel, labels(spec)), "annotations": replacing(evictAnnotation, annotations(spec)),
 	}}
 	if err := p.patch(ctx, pod.PodName, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("label mount pod %s/%s: %w", p.namespace, pod.PodName, native(err))
@@ -180,9 +180,20 @@ func (p *Pods) Label(ctx context.Context, pod store.Client, spec Spec) error {
 	return nil
 }
 
+// replacing is a merge patch that sets values, and removes key unless it is one
+// of them.
+func replacing(key string, values map[string]string) map[string]*string {
+	patch := map[string]*string{key: nil}
+	for key, value := range values {
+		patch[key] = &value
+	}
+	return patch
+}
+
 // Resize gives a pod that was a spare the CPU and memory of spec, without a
 // restart. errdefs.ErrUnavailable may pass; with any other error the pod keeps
-// what it has.
+// what it has. errdefs.ErrNotImplemented when the API server knows no resize,
+// as before Kubernetes 1.33.
 func (p *Pods) Resize(ctx context.Context, pod store.Client, spec Spec) error {
 	wanted, err := effective(spec)
 	if err != nil {
@@ -200,13 +211,17 @@ func (p *Pods) Resize(ctx context.Context, pod store.Client, spec Spec) error {
 	container := map[string]any{"name": containerName, "resources": wanted}
 	patch := map[string]any{"spec": map[string]any{"containers": []any{container}}}
 	err = p.patch(ctx, pod.PodName, types.StrategicMergePatchType, patch, "resize")
-	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("resize mount pod %s/%s: %w (%w)", p.namespace, pod.PodName, err, errdefs.ErrNotFound)
+	switch {
+	case err == nil:
+		return nil
+	case apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse):
+		err = fmt.Errorf("%w (%w)", err, errdefs.ErrNotImplemented) // No handler has answered.
+	case apierrors.IsNotFound(err):
+		err = fmt.Errorf("%w (%w)", err, errdefs.ErrNotFound)
+	default:
+		err = native(err)
 	}
-	if err != nil {
-		return fmt.Errorf("resize mount pod %s/%s: %w", p.namespace, pod.PodName, native(err))
-	}
-	return nil
+	return fmt.Errorf("resize mount pod %s/%s: %w", p.namespace, pod.PodName, err)
 }
 
 func (p *Pods) patch(ctx context.Context, name string, kind types.PatchType, patch any, subresource ...string) error {

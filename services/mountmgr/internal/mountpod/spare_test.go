@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -113,7 +114,7 @@ func TestASpareReservesLittleAndNamesNoMount(t *testing.T) {
 			t.Errorf("labels %v, want %v", pod.Labels, want)
 		}
 	}
-	if len(pod.Annotations) != 1 || pod.Annotations["note"] != "b" {
+	if len(pod.Annotations) != 2 || pod.Annotations["note"] != "b" || pod.Annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] != "true" {
 		t.Errorf("annotations %v", pod.Annotations)
 	}
 	resources := pod.Spec.Containers[0].Resources
@@ -157,19 +158,16 @@ func TestASpareBecomesTheMountsPod(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, maps := range map[string][2]map[string]string{"labels": {got.Labels, pod.Labels}, "annotations": {got.Annotations, pod.Annotations}} {
-		if len(maps[0]) != len(maps[1]) {
-			t.Errorf("%s %v, want %v", name, maps[0], maps[1])
-		}
-		for key, value := range maps[1] {
-			if maps[0][key] != value {
-				t.Errorf("%s %v, want %v", name, maps[0], maps[1])
-			}
-		}
+	if diff := cmp.Diff(pod.Labels, got.Labels); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
 	}
-	resources := got.Spec.Containers[0].Resources
-	if cpu, memory := resources.Requests[corev1.ResourceCPU], resources.Requests[corev1.ResourceMemory]; !cpu.Equal(resource.MustParse("2")) || !memory.Equal(resource.MustParse("6Gi")) {
-		t.Errorf("requests %v, want the limit of memory where no request is given", resources.Requests)
+	if diff := cmp.Diff(pod.Annotations, got.Annotations); diff != "" {
+		t.Errorf("annotations (-want +got):\n%s", diff)
+	}
+	requests := got.Spec.Containers[0].Resources.Requests
+	cpu, memory := requests[corev1.ResourceCPU], requests[corev1.ResourceMemory]
+	if !cpu.Equal(resource.MustParse("2")) || !memory.Equal(resource.MustParse("6Gi")) {
+		t.Errorf("requests %v, want the limit of memory where no request is given", requests)
 	}
 	if err := pods.Label(t.Context(), store.Client{PodName: "gone"}, wanted); err != nil {
 		t.Errorf("label a pod that is gone: %v", err)
@@ -188,6 +186,8 @@ func TestResizeTellsWhatMayPass(t *testing.T) {
 		"refused":  {apierrors.NewForbidden(pods, "spare", nil), errdefs.IsPermissionDenied},
 		"invalid":  {apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Pod").GroupKind(), "spare", nil), errdefs.IsInvalidArgument},
 		"away":     {apierrors.NewServiceUnavailable("away"), errdefs.IsUnavailable},
+		"unknown":  {apierrors.NewGenericServerResponse(404, "patch", pods, "spare", "404 page not found", 0, true), errdefs.IsNotImplemented},
+		"gone":     {apierrors.NewNotFound(pods, "spare"), errdefs.IsNotFound},
 		"conflict": {apierrors.NewConflict(pods, "spare", nil), errdefs.IsUnavailable},
 	} {
 		client := fake.NewClientset()
@@ -198,7 +198,8 @@ func TestResizeTellsWhatMayPass(t *testing.T) {
 		}
 	}
 	client := fake.NewClientset()
-	if err := mountpod.NewPods(client, "ns", "node", "/kubelet").Resize(t.Context(), store.Client{}, shaped(amounts(nil, nil))); err != nil || len(client.Actions()) > 0 {
+	err := mountpod.NewPods(client, "ns", "node", "/kubelet").Resize(t.Context(), store.Client{}, shaped(amounts(nil, nil)))
+	if err != nil || len(client.Actions()) > 0 {
 		t.Errorf("a pod without resources: %v, requests %v", err, client.Actions())
 	}
 }

@@ -67,7 +67,9 @@ type Pool struct {
 	wake    chan struct{}
 	running sync.WaitGroup
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// count is how many spares of each shape there are to be.
+	count  int
 	shapes map[string]*shape
 	// spares are all that are recorded, by the name of their pods.
 	spares map[string]*spare
@@ -107,7 +109,7 @@ func New(options Options, records *store.Store, pods Pods, log *slog.Logger) *Po
 	}
 	return &Pool{
 		Pods: pods, options: options, store: records, log: log, wake: make(chan struct{}, 1),
-		shapes: make(map[string]*shape), spares: make(map[string]*spare),
+		count: options.Count, shapes: make(map[string]*shape), spares: make(map[string]*spare),
 	}
 }
 
@@ -118,11 +120,11 @@ func (p *Pool) Use(settings volume.Settings) string {
 	if err != nil || key == "" {
 		return "" // What is wrong with the settings is told by who makes the pod.
 	}
-	if p.options.Count == 0 {
-		return key
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.count == 0 {
+		return key
+	}
 	if p.shapes[key] == nil {
 		p.shapes[key] = &shape{Shape: store.Shape{Key: key}}
 	}
@@ -216,6 +218,22 @@ func (t *Taken) Leave() error {
 	return left.ended
 }
 
+// Resize is that of Pods. Where Kubernetes cannot do it, there are no spares
+// from then on: their small requests would stay with every mount.
+func (p *Pool) Resize(ctx context.Context, client store.Client, spec mountpod.Spec) error {
+	err := p.Pods.Resize(ctx, client, spec)
+	if errdefs.IsNotImplemented(err) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.count > 0 {
+			p.log.WarnContext(ctx, "no spare mount pods are kept: Kubernetes 1.33 or newer is needed", logkeys.Error, err)
+		}
+		p.count = 0
+		p.poke()
+	}
+	return err
+}
+
 // PodChanged notes what the API server says of a pod, and tells whether the pod
 // is a spare of this pool.
 func (p *Pool) PodChanged(pod *corev1.Pod) bool {
@@ -264,12 +282,12 @@ func (p *Pool) end(s *spare, cause error) {
 	if s.session != nil && time.Since(s.since) >= longestPause {
 		shape.pace = pace{} // It was good for long enough.
 	}
-	level := slog.LevelDebug
+	tell := p.log.Debug
 	if shape.pace.failures == 0 {
-		level = slog.LevelWarn // Once, and not again while it goes on.
+		tell = p.log.Warn // Once, and not again while it goes on.
 	}
 	shape.pace.fail()
-	p.log.Log(context.Background(), level, "spare mount pod ended", logkeys.Pod, s.PodName, logkeys.Image, s.Image, logkeys.Error, cause)
+	tell("spare mount pod ended", logkeys.Pod, s.PodName, logkeys.Image, s.Image, logkeys.Error, cause)
 }
 
 // poke wakes Run without blocking.

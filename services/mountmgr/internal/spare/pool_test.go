@@ -109,10 +109,10 @@ func openStore(t *testing.T) *store.Store {
 // run runs a pool until the returned function is called.
 func run(t *testing.T, p *spare.Pool, inUse func() map[string]bool) func() {
 	t.Helper()
-	if err := p.Resume(); err != nil {
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := p.Resume(ctx); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- p.Run(ctx, inUse) }()
 	return func() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,9 +31,19 @@ const (
 	suffixLen = 6
 )
 
-// Resume reads what is recorded; it must come before Run and before the first
-// PodChanged, which tells strays from spares.
-func (p *Pool) Resume() error {
+// Resume reads what is recorded and takes up the spares that a mount manager
+// before this one has left, for which it waits up to 2 s. It must come before
+// Run and before the first PodChanged, which tells strays from spares. Its end
+// comes with that of ctx.
+func (p *Pool) Resume(ctx context.Context) error {
+	if err := p.load(); err != nil {
+		return err
+	}
+	p.reconnect(ctx)
+	return nil
+}
+
+func (p *Pool) load() error {
 	shapes, err := p.store.Shapes()
 	if err != nil {
 		return err
@@ -62,7 +73,6 @@ func (p *Pool) Resume() error {
 // returns the keys of the shapes that mounts of the node have.
 func (p *Pool) Run(ctx context.Context, inUse func() map[string]bool) error {
 	defer p.rest()
-	p.reconnect(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -88,13 +98,18 @@ func (p *Pool) rest() {
 	}
 }
 
-// reconnect takes up the spares that a mount manager before this one has left.
 func (p *Pool) reconnect(ctx context.Context) {
+	var met sync.WaitGroup
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, left := range p.spares {
-		p.running.Go(func() { p.meet(ctx, left, p.findAgain) })
+		met.Go(func() {
+			if p.meet(ctx, left, p.findAgain) {
+				p.running.Go(func() { p.guard(ctx, left) })
+			}
+		})
 	}
+	p.mu.Unlock()
+	met.Wait()
 }
 
 // findAgain reaches a spare that must be there; a jfs-launch of another release
@@ -113,8 +128,8 @@ func (p *Pool) findAgain(ctx context.Context, s store.Spare) (*launcher.Session,
 	return session, err
 }
 
-// meet makes a spare ready that find reaches, or ends it.
-func (p *Pool) meet(ctx context.Context, s *spare, find func(context.Context, store.Spare) (*launcher.Session, error)) {
+// meet makes a spare ready that find reaches, or ends it; it tells which.
+func (p *Pool) meet(ctx context.Context, s *spare, find func(context.Context, store.Spare) (*launcher.Session, error)) bool {
 	session, err := find(ctx, s.Spare)
 	if err == nil && session.Status().GetState() != launchv1.Status_STATE_IDLE {
 		session.Close()
@@ -124,24 +139,22 @@ func (p *Pool) meet(ctx context.Context, s *spare, find func(context.Context, st
 		if err == nil {
 			session.Close()
 		}
-		return // The next mount manager goes on.
+		return false // The next mount manager goes on.
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	s.making = false
 	p.poke()
-	if err == nil && s.ended == nil {
-		s.session, s.since = session, time.Now()
-	} else if err == nil {
-		session.Close()
-	} else {
+	switch {
+	case err != nil:
 		p.end(s, err)
-	}
-	ready := s.ended == nil
-	p.mu.Unlock()
-	if ready {
+	case s.ended != nil:
+		session.Close()
+	default:
+		s.session, s.since = session, time.Now()
 		p.log.InfoContext(ctx, "spare mount pod ready", logkeys.Pod, s.PodName, logkeys.Image, s.Image)
-		p.guard(ctx, s)
 	}
+	return s.session != nil
 }
 
 // guard notices the end of an idle jfs-launch.
@@ -189,7 +202,7 @@ func (p *Pool) wanted(s *shape, inUse bool) int {
 	if !inUse && time.Since(s.LastUsed) > p.options.Retention {
 		return 0
 	}
-	return p.options.Count
+	return p.count
 }
 
 // fill makes what is missing of a shape and ends what is too much. It returns
@@ -230,7 +243,7 @@ func (p *Pool) fill(ctx context.Context, s *shape, wanted int) time.Duration {
 
 // create makes the pod of a spare, which is recorded before it is made.
 func (p *Pool) create(ctx context.Context, s *spare, spec mountpod.Spec) {
-	p.meet(ctx, s, func(ctx context.Context, record store.Spare) (*launcher.Session, error) {
+	ready := p.meet(ctx, s, func(ctx context.Context, record store.Spare) (*launcher.Session, error) {
 		ctx, cancel := context.WithTimeout(ctx, startTimeout)
 		defer cancel()
 		if err := p.store.PutSpare(record); err != nil {
@@ -249,6 +262,9 @@ func (p *Pool) create(ctx context.Context, s *spare, spec mountpod.Spec) {
 		p.mu.Unlock()
 		return p.connect(ctx, record, s.stop)
 	})
+	if ready {
+		p.guard(ctx, s)
+	}
 }
 
 // connect waits for the jfs-launch of a new spare, unless it ends before.
