@@ -154,6 +154,7 @@ func mountmgrKeys() map[string]schema {
 		"mountMode":              oneOf("pod", "process"),
 		"processImages":          arrayOf(matching(nonEmpty)),
 		"mountPriorityClassName": text(),
+		"sparePods":              atLeast(0),
 		"globalConfig":           globalConfig(),
 	}
 }

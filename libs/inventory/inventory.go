@@ -14,21 +14,25 @@ const (
 	// installation says otherwise.
 	DriverName = "csi.juicefs.com"
 	// MountPodSelector selects mount pods by their label.
-	MountPodSelector = nameLabel + "=" + mountPodName
+	MountPodSelector = nameLabel + "=" + mountPodName + ",!" + spareLabel
 
 	nameLabel     = "app.kubernetes.io/name"
 	mountPodName  = "juicefs-mount"
 	uniqueIDLabel = "volume-id"
-	appLabel      = "app"
-	csiNodeApp    = "juicefs-csi-node"
+	// spareLabel is on mount pods that wait for a mount.
+	spareLabel = "csi.juicefs.com/spare"
+	appLabel   = "app"
+	csiNodeApp = "juicefs-csi-node"
 	// Annotations of a mount pod whose key begins so and whose value is a
 	// target path are its references; the rest of the key is a hash of the path.
 	referencePrefix = "juicefs-"
 )
 
-// IsMountPod says whether the pod runs a JuiceFS client for others.
+// IsMountPod says whether the pod runs a JuiceFS client for others; a spare
+// mount pod does not yet.
 func IsMountPod(pod *corev1.Pod) bool {
-	return pod.Labels[nameLabel] == mountPodName
+	_, spare := pod.Labels[spareLabel]
+	return pod.Labels[nameLabel] == mountPodName && !spare
 }
 
 // IsCSINode says whether the pod is the node plugin.

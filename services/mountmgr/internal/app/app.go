@@ -27,6 +27,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/server"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -69,7 +70,8 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	host, err := hosts(o, client, log)
+	pods := mountPods(o, client)
+	host, err := hosts(o, pods, log)
 	if err != nil {
 		return err
 	}
@@ -93,6 +95,7 @@ func Run(ctx context.Context, o Options) error {
 		Vault:  custody.NewClient(o.VaultSocket, log),
 		Host:   host,
 		Prober: prober,
+		Spares: spare.New(o.spares(), records, pods, log),
 	}
 	if watch.events != nil {
 		parts.Events = watch.events

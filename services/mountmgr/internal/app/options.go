@@ -11,6 +11,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/endpoint"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 )
 
 // Options are the flags of juicefs-mountmgr.
@@ -44,6 +45,7 @@ type Options struct {
 	ProcessCgroup     string
 	ProcessNamespaces string
 	ClientDir         string
+	SparePods         int
 }
 
 // AddFlags registers the flags with their defaults.
@@ -71,6 +73,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.MountServiceAccount, "mount-service-account", "juicefs-mount-sa", "service account of mount pods; it gets no token")
 	fs.StringVar(&o.MountPriorityClass, "mount-priority-class", "system-node-critical", "priority class of mount pods")
 	o.addProcessFlags(fs)
+	fs.IntVar(&o.SparePods, "spare-pods", 1, "mount pods of each shape in use that wait for a mount; 0 for none")
 }
 
 // Validate reports every fault at once, each naming its flag.
@@ -81,6 +84,9 @@ func (o *Options) Validate() error {
 	}
 	if _, err := o.level(); err != nil {
 		faults = multierror.Append(faults, fmt.Errorf("--log-level: %w", err))
+	}
+	if o.SparePods < 0 {
+		faults = multierror.Append(faults, fmt.Errorf("--spare-pods: %d is less than 0: give 0 for no spare mount pods", o.SparePods))
 	}
 	required := []struct{ flag, value string }{
 		{"--node-name", o.NodeName}, {"--driver-name", o.DriverName}, {"--mount-namespace", o.MountNamespace},
@@ -109,6 +115,10 @@ func (o *Options) Validate() error {
 func (o *Options) level() (slog.Level, error) {
 	var level slog.Level
 	return level, level.UnmarshalText([]byte(o.LogLevel))
+}
+
+func (o *Options) spares() spare.Options {
+	return spare.Options{Node: o.NodeName, LauncherDir: o.LauncherDir, Count: o.SparePods}
 }
 
 func (o *Options) defaults() volume.Defaults {

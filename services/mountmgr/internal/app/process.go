@@ -66,12 +66,20 @@ func kubernetesClient(o Options) (kubernetes.Interface, error) {
 	return client, err
 }
 
+// mountPods is nil without Kubernetes.
+func mountPods(o Options, client kubernetes.Interface) *mountpod.Pods {
+	if client == nil {
+		return nil
+	}
+	return mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir)
+}
+
 // hosts are where clients run: new ones as --mount-mode says, and those that are
 // there where they are.
-func hosts(o Options, client kubernetes.Interface, log *slog.Logger) (manager.Hosts, error) {
+func hosts(o Options, pods *mountpod.Pods, log *slog.Logger) (manager.Hosts, error) {
 	found := manager.Hosts{Mode: o.clientMode(), ByMode: make(map[store.ClientMode]manager.Host)}
-	if client != nil {
-		found.ByMode[store.ModePod] = mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir)
+	if pods != nil {
+		found.ByMode[store.ModePod] = pods
 	}
 	groups, err := cgroups(o)
 	if err != nil {

@@ -56,7 +56,7 @@ func TestProcessesNeedNoKubernetes(t *testing.T) {
 	if err != nil || client != nil {
 		t.Fatalf("kubernetesClient = %v, %v, want none", client, err)
 	}
-	found, err := hosts(processes, client, log)
+	found, err := hosts(processes, mountPods(processes, client), log)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,6 +167,12 @@ func (s *Session) Process() Process { return s.process }
 // Status is what jfs-launch was doing when the session began.
 func (s *Session) Status() *launchv1.Status { return s.hello.GetStatus() }
 
+// LauncherRelease is the release of the jfs-launch.
+func (s *Session) LauncherRelease() string { return s.hello.GetRelease() }
+
+// Done is closed when the connection has ended.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
 // Events delivers what happens in the mount pod; it is closed with the session.
 func (s *Session) Events() <-chan *launchv1.Event { return s.events }
 

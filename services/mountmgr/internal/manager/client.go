@@ -36,16 +36,20 @@ type runningClient struct {
 	session *launcher.Session
 }
 
-// launchOnce makes a mount pod and starts the client in it. It returns when the
-// client is being started; await tells how that went. On failure the pod is
-// deleted.
+// launchOnce starts the client in a spare mount pod or, without one that fits,
+// in a new one. It returns when the client is being started; await tells how
+// that went. On failure the pod is deleted.
 func (m *mount) launchOnce(ctx context.Context, s clientStart) (*runningClient, error) {
-	record := m.snapshot()
 	s.settings = m.shape(s.settings)
+	shape := m.manager.Spares.Use(s.settings)
+	if running, err := m.launchInSpare(ctx, shape, s); running != nil || err != nil {
+		return running, err
+	}
+	record := m.snapshot()
 	client := store.Client{
 		Mode:    m.manager.options.Mode,
 		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
-		Image:   s.settings.Pod.Image, StartedAt: time.Now().UTC(),
+		Image:   s.settings.Pod.Image, Shape: shape, StartedAt: time.Now().UTC(),
 	}
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
@@ -74,12 +78,17 @@ func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart)
 		return nil, err
 	}
 	client.Launcher = session.Process()
-	err = m.recordClient(client, s.successor)
-	if err == nil {
-		s.start.Spec = s.settings.LaunchSpec(m.id, m.snapshot().MountPath)
-		err = session.Start(ctx, s.start, s.fuse, s.state)
+	if err := m.recordClient(client, s.successor); err != nil {
+		session.Close()
+		return nil, fmt.Errorf("start client: %w", err)
 	}
-	if err != nil {
+	return m.startClient(ctx, client, session, s)
+}
+
+// startClient closes the session on failure.
+func (m *mount) startClient(ctx context.Context, client store.Client, session *launcher.Session, s clientStart) (*runningClient, error) {
+	s.start.Spec = s.settings.LaunchSpec(m.id, m.snapshot().MountPath)
+	if err := session.Start(ctx, s.start, s.fuse, s.state); err != nil {
 		session.Close()
 		return nil, fmt.Errorf("start client: %w", err)
 	}
@@ -87,14 +96,18 @@ func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart)
 }
 
 func (m *mount) recordClient(client store.Client, successor bool) error {
-	return m.update(func(r *store.Record) error {
+	return m.update(setClient(client, successor))
+}
+
+func setClient(client store.Client, successor bool) func(*store.Record) error {
+	return func(r *store.Record) error {
 		if successor {
 			r.Successor = &client
 		} else {
 			r.Client = client
 		}
 		return nil
-	})
+	}
 }
 
 // greet waits for the pod's jfs-launch, or until the pod can never run.

@@ -25,8 +25,8 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -62,6 +62,7 @@ type Parts struct {
 	Vault   *custody.Client
 	Host    Host
 	Prober  *probe.Prober
+	Spares  *spare.Pool
 	Log     *slog.Logger
 	// Pods may be nil: references of pods that are gone are kept then.
 	Pods PodLister
@@ -408,13 +409,10 @@ func (m *Manager) byTarget(target string) *mount {
 // podChanged tells the mount that a pod belongs to. A pod of no mount is a
 // left-over of ours and is deleted.
 func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
-	id := pod.Labels[mountpod.MountIDLabel]
-	if id == "" {
-		return // A mount pod of the existing driver.
+	if !ours(pod) || m.Spares.PodChanged(pod) {
+		return
 	}
-	m.mu.Lock()
-	owner := m.mounts[id]
-	m.mu.Unlock()
+	owner := m.ownerOf(pod)
 	if owner != nil {
 		owner.podChanged(pod)
 	}
@@ -428,10 +426,10 @@ func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
 }
 
 func (m *Manager) podRemoved(pod *corev1.Pod) {
-	m.mu.Lock()
-	owner := m.mounts[pod.Labels[mountpod.MountIDLabel]]
-	m.mu.Unlock()
-	if owner != nil {
+	if !ours(pod) || m.Spares.PodRemoved(pod) {
+		return
+	}
+	if owner := m.ownerOf(pod); owner != nil {
 		owner.podRemoved(string(pod.UID))
 	}
 }

@@ -143,6 +143,11 @@ func (m *mount) transition(to lifecycle.State, reason, message string, changes .
 
 // update changes the record: on disk first, in memory when that succeeded.
 func (m *mount) update(change func(*store.Record) error) error {
+	return m.updateBy(m.manager.Store.PutMount, change)
+}
+
+// updateBy is update with another way to put the record on disk.
+func (m *mount) updateBy(put func(store.Record) error, change func(*store.Record) error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next := m.record.Clone()
@@ -153,7 +158,7 @@ func (m *mount) update(change func(*store.Record) error) error {
 		if err := m.manager.Store.DeleteMount(m.id); err != nil {
 			return err
 		}
-	} else if err := m.manager.Store.PutMount(next); err != nil {
+	} else if err := put(next); err != nil {
 		return err
 	}
 	m.mirror.note(&m.record, &next)

@@ -51,6 +51,7 @@ func (m *mount) podChanged(pod *corev1.Pod) {
 		state.stuckFrom = stuckFrom(pod)
 	}
 	m.setPod(string(pod.UID), state)
+	m.noteUnresized(pod)
 	m.mirror.poke()
 }
 

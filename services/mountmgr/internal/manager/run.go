@@ -18,21 +18,28 @@ const endTimeout = 10 * time.Second
 // Run brings the recorded mounts back, keeps the vault filled and follows the
 // mount pods until ctx ends. The mounts themselves outlive it.
 func (m *Manager) Run(ctx context.Context) error {
+	if err := m.Spares.Resume(ctx); err != nil {
+		return err
+	}
 	if err := m.resume(ctx); err != nil {
+		return err
+	}
+	if err := m.resumeSpares(); err != nil { //nolint:contextcheck // What it begins has the lifetime of the mounts.
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m.running.Go(func() { m.collect(ctx) })
 	m.running.Go(func() { m.cleanCaches(ctx) })
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
+	go func() { failed <- m.Spares.Run(ctx, m.shapesInUse) }()
 	go func() { failed <- m.Vault.Watch(ctx, m.fillVault) }()
 	go func() {
 		failed <- m.Host.Watch(ctx, func(pod *corev1.Pod) { m.podChanged(ctx, pod) }, m.podRemoved)
 	}()
 	err := <-failed
 	cancel()
-	err = errors.Join(err, <-failed)
+	err = errors.Join(err, <-failed, <-failed)
 	m.awaitMounts()
 	return err
 }

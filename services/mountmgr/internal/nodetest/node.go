@@ -23,7 +23,9 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/vault"
 )
@@ -47,6 +49,9 @@ type Node struct {
 	Pods *PodList
 	// Events is what the mount managers of this node have told.
 	Events *Events
+	// Spares are the settings of the spare mount pods, of which there are none
+	// at first; the next StartManager takes them.
+	Spares spare.Options
 
 	mortal      *mortal
 	tb          testing.TB
@@ -208,6 +213,7 @@ func (n *Node) StartManager() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n.mortal = newMortal(n.host(), 0, cancel)
+	n.Spares.Node, n.Spares.LauncherDir = "node", n.path("launcher")
 	records.Observe(n.mortal.step)
 	secrets.Observe(n.mortal.step)
 	prober := probe.New("/proc/self/exe")
@@ -217,6 +223,7 @@ func (n *Node) StartManager() {
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
 		Host:   n.mortal,
 		Prober: prober,
+		Spares: spare.New(n.Spares, records, mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir()), n.log),
 	}
 	if n.Pods != nil {
 		parts.Pods = n.Pods

@@ -29,6 +29,9 @@ func (s *Server) view(r store.Record) *mountmgrv1.Mount {
 		Protection:       mountmgrv1.CrashProtection_CRASH_PROTECTION_CONNECTION,
 		ProtectionReason: "this release protects the connection",
 	}
+	if problem := r.PodProblem; problem != nil && problem.PodUID == r.Client.PodUID && r.Reason == "" {
+		view.Reason, view.Message = problem.Reason, problem.Message
+	}
 	for _, reference := range r.References {
 		view.References = append(view.References, &mountmgrv1.Reference{
 			VolumeId: reference.VolumeID, TargetPath: reference.TargetPath, Since: timestamp(reference.Since),

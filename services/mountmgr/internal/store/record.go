@@ -68,6 +68,16 @@ type Record struct {
 	RequestsRemoved bool `json:"requestsRemoved,omitempty"`
 	// Upgrade is the running or last one; nil when there never was one.
 	Upgrade *Upgrade `json:"upgrade,omitempty"`
+	// PodProblem is what is not as it should be with a mount pod that serves
+	// nevertheless; nil when there is nothing.
+	PodProblem *PodProblem `json:"podProblem,omitempty"`
+}
+
+// PodProblem says why a mount pod has other resources than its settings say.
+type PodProblem struct {
+	PodUID  string `json:"podUID"`
+	Reason  string `json:"reason"`
+	Message string `json:"message,omitempty"`
 }
 
 // ClientMode is how a client runs.
@@ -98,6 +108,10 @@ type Client struct {
 	RunAsUser uint32 `json:"runAsUser,omitempty"`
 	// Launcher is PID 1 of the pod, once it was met.
 	Launcher launcher.Process `json:"launcher,omitzero"`
+	// Shape is the key of the pod's shape; empty where no spare could have it.
+	Shape string `json:"shape,omitempty"`
+	// FromSpare is true for a pod that was a spare before.
+	FromSpare bool `json:"fromSpare,omitempty"`
 }
 
 // Connection is a FUSE connection that was lost.
@@ -153,6 +167,10 @@ func (r Record) Clone() Record {
 	if r.Upgrade != nil {
 		upgrade := *r.Upgrade
 		c.Upgrade = &upgrade
+	}
+	if r.PodProblem != nil {
+		problem := *r.PodProblem
+		c.PodProblem = &problem
 	}
 	return c
 }

@@ -27,10 +27,16 @@ const (
 	settingsBucket = "settings"
 	cleanupsBucket = "cleanups"
 	versionKey     = "version"
+	sparesBucket   = "spares"
+	shapesBucket   = "shapes"
+	// unsettledBucket maps the names of pods that were spares to mounts.
+	unsettledBucket = "unsettled"
 )
 
 func buckets() []string {
-	return []string{metaBucket, mountsBucket, settingsBucket, cleanupsBucket}
+	return []string{
+		metaBucket, mountsBucket, settingsBucket, cleanupsBucket, sparesBucket, shapesBucket, unsettledBucket,
+	}
 }
 
 // Store is the database of records. It is safe for concurrent use.
