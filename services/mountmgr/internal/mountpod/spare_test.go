@@ -114,8 +114,9 @@ func TestASpareReservesLittleAndNamesNoMount(t *testing.T) {
 			t.Errorf("labels %v, want %v", pod.Labels, want)
 		}
 	}
-	if len(pod.Annotations) != 2 || pod.Annotations["note"] != "b" || pod.Annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] != "true" {
-		t.Errorf("annotations %v", pod.Annotations)
+	annotations := map[string]string{"note": "b", "cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+	if diff := cmp.Diff(annotations, pod.Annotations); diff != "" {
+		t.Errorf("annotations (-want +got):\n%s", diff)
 	}
 	resources := pod.Spec.Containers[0].Resources
 	for _, c := range []struct {
