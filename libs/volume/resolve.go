@@ -183,7 +183,7 @@ func bufferSize(share, limit string, faults *faults) string {
 func identify(in Inputs, fileSystem string) (ShareMode, string) {
 	switch in.Defaults.ShareMode {
 	case ShareByStorageClass:
-		if in.StorageClass != "" && isDynamic(in.Attributes) {
+		if in.StorageClass != "" && !in.ClassTemplatesSecret && isDynamic(in.Attributes) {
 			return ShareByStorageClass, SafeID(in.StorageClass)
 		}
 	case ShareByFileSystem:

@@ -22,7 +22,10 @@ type Inputs struct {
 	// zero values match only items without a selector.
 	Claim        Object
 	StorageClass string
-	Node         Object
+	// ClassTemplatesSecret is true when volumes of the StorageClass may have
+	// different Secrets, so that they cannot share a mount.
+	ClassTemplatesSecret bool
+	Node                 Object
 	// App is the application pod that the first target belongs to.
 	App Object
 	// Config is the driver's ConfigMap.

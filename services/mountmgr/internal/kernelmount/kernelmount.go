@@ -137,6 +137,39 @@ func Attach(mountPath string, minor uint32, target string, readOnly bool) error 
 	return nil
 }
 
+// AttachTree shows a directory of a mount at target, from a detached clone with
+// that directory as its root, as package probe makes it; tree stays the
+// caller's. Otherwise it is as Attach.
+func AttachTree(tree *os.File, minor uint32, directory, target string) error {
+	if err := os.MkdirAll(target, 0o750); err != nil {
+		return fmt.Errorf("make target %s: %w", target, err)
+	}
+	err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	if err != nil {
+		err = fmt.Errorf("attach directory %s of the mount to %s: %w", directory, target, err)
+	} else {
+		err = showsDirectory(target, minor, directory)
+	}
+	if err != nil {
+		return errors.Join(err, Remove(target))
+	}
+	return nil
+}
+
+// showsDirectory fails unless the topmost mount at target has this device and
+// this directory of it as its root.
+func showsDirectory(target string, minor uint32, directory string) error {
+	entry, err := mountinfo.ByPath(target)
+	if err != nil {
+		return fmt.Errorf("look for a mount at %s: %w", target, err)
+	}
+	if entry.FSType != FSType || entry.Minor != minor || entry.Root != "/"+directory {
+		return fmt.Errorf("target %s shows %s of device 0:%d instead of /%s of device 0:%d: %w",
+			target, entry.Root, entry.Minor, directory, minor, errdefs.ErrInternal)
+	}
+	return nil
+}
+
 func attach(mountPath, target string, readOnly bool) error {
 	tree, err := unix.OpenTree(unix.AT_FDCWD, mountPath, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_NO_AUTOMOUNT)
 	if err != nil {

@@ -33,8 +33,6 @@ import (
 // Options are the fixed facts of the node and the installation.
 type Options struct {
 	Node string
-	// NodeLabels are what mountPodPatch node selectors look at.
-	NodeLabels map[string]string
 	// KubeletDir bounds target paths.
 	KubeletDir string
 	// LauncherDir is the host directory that holds jfs-launch.
@@ -56,6 +54,9 @@ type Parts struct {
 	Host    Host
 	Prober  *probe.Prober
 	Log     *slog.Logger
+	// Facts and Node may be nil: no claim and no label is known then.
+	Facts Facts
+	Node  Node
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
 }
@@ -113,11 +114,15 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 		VolumeID: request.VolumeID, TargetPath: request.TargetPath, ReadOnly: request.ReadOnly,
 		AccessMode: request.AccessMode, Pod: request.Pod, Since: time.Now().UTC(),
 	}
-	served, err := m.acquire(request, reference) //nolint:contextcheck // A mount outlives the call that it is made for.
+	found, err := m.lookUp(ctx, request)
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	record, err := show(ctx, served.mount, reference)
+	served, err := m.acquire(request, found, reference) //nolint:contextcheck // A mount outlives the call that it is made for.
+	if err != nil {
+		return store.Record{}, false, err
+	}
+	record, err := m.show(ctx, served.mount, reference)
 	if err != nil && !served.repeated {
 		m.release(served.mount, request.TargetPath)
 	}
@@ -130,13 +135,12 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 }
 
 // show waits until the mount serves and attaches the target to it.
-func show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
+func (m *Manager) show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
 	record, err := served.awaitServing(ctx)
 	if err != nil {
 		return store.Record{}, err
 	}
-	err = kernelmount.Attach(record.MountPath, record.DeviceMinor, reference.TargetPath, reference.ReadOnly)
-	return record, err
+	return record, m.attach(ctx, record, recorded(record, reference))
 }
 
 // release drops a reference whose target could not be attached.
@@ -157,7 +161,7 @@ type acquired struct {
 }
 
 // acquire finds or makes the mount and records the reference with it.
-func (m *Manager) acquire(request PublishRequest, reference store.Reference) (acquired, error) {
+func (m *Manager) acquire(request PublishRequest, found known, reference store.Reference) (acquired, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.lifetime == nil {
@@ -170,14 +174,14 @@ func (m *Manager) acquire(request PublishRequest, reference store.Reference) (ac
 	if repeated != nil {
 		return acquired{mount: repeated, repeated: true}, nil
 	}
-	inputs, err := m.inputs(request)
+	if !found.complete {
+		return acquired{}, fmt.Errorf("target_path %s has just lost its mount: publish it again: %w", request.TargetPath, errdefs.ErrAborted)
+	}
+	inputs, settings, err := m.resolveShared(m.inputs(request, found))
 	if err != nil {
 		return acquired{}, err
 	}
-	settings, err := volume.Resolve(inputs)
-	if err != nil {
-		return acquired{}, err
-	}
+	reference.BindPath = settings.BindPath
 	for _, candidate := range m.mounts {
 		joined, err := candidate.join(settings, reference)
 		if err != nil || joined {
@@ -235,18 +239,15 @@ func describeAccess(reference store.Reference) string {
 	return string(reference.AccessMode)
 }
 
-func (m *Manager) inputs(request PublishRequest) (volume.Inputs, error) {
-	config, err := m.options.Config()
-	if err != nil {
-		return volume.Inputs{}, fmt.Errorf("driver configuration: %w", err)
-	}
+func (m *Manager) inputs(request PublishRequest, found known) volume.Inputs {
 	return volume.Inputs{
 		VolumeID: request.VolumeID, Attributes: request.Attributes, MountOptions: request.MountOptions,
 		ReadOnly: request.ReadOnly, Secret: request.Secret,
-		Node:   volume.Object{Name: m.options.Node, Labels: m.options.NodeLabels},
+		Claim: found.volume.Claim, StorageClass: found.volume.StorageClass, ClassTemplatesSecret: found.volume.ClassTemplatesSecret,
+		Node:   found.node,
 		App:    volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name},
-		Config: config, Defaults: m.options.Defaults,
-	}, nil
+		Config: found.config, Defaults: m.options.Defaults,
+	}
 }
 
 // create records a new mount and starts its goroutine. It runs under m.mu.
@@ -260,7 +261,7 @@ func (m *Manager) create(inputs volume.Inputs, settings volume.Settings, referen
 	record := store.Record{
 		ID: id, State: lifecycle.Pending, StateSince: now, CreatedAt: now, BootID: m.options.BootID,
 		Inputs: inputs, UniqueID: settings.UniqueID, ShareMode: settings.ShareMode, SettingsHash: settings.Hash,
-		FileSystem: settings.FileSystem, ReadOnly: settings.ReadOnly, BindPath: settings.BindPath,
+		FileSystem: settings.FileSystem, ReadOnly: settings.ReadOnly,
 		MountPath:  filepath.Join(m.options.Defaults.MountRoot, pathName(settings.UniqueID)+"-"+randomSuffix()),
 		References: []store.Reference{reference},
 	}

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 
@@ -52,14 +53,14 @@ type Usage struct {
 // returns what its client tells. context.DeadlineExceeded when ctx ends.
 func (p *Prober) Ready(ctx context.Context, path string) (Client, error) {
 	var client Client
-	return client, p.run(ctx, &client, "ready", path)
+	return client, p.ask(ctx, &client, question{name: "ready", path: path})
 }
 
 // Usage returns statfs of the file system at path; context.DeadlineExceeded
 // when ctx ends.
 func (p *Prober) Usage(ctx context.Context, path string) (Usage, error) {
 	var usage Usage
-	return usage, p.run(ctx, &usage, "usage", path)
+	return usage, p.ask(ctx, &usage, question{name: "usage", path: path})
 }
 
 // Wake starts a process that sends requests into the file system at path, one
@@ -76,14 +77,27 @@ func (p *Prober) Wake(ctx context.Context, path string) (stop func(), err error)
 	return cancel, nil
 }
 
-func (p *Prober) run(ctx context.Context, result any, question, path string) error {
+// question is what a probe process is started for.
+type question struct {
+	name string
+	// path is that of the file system which may not answer.
+	path string
+	// args follow the path, and files are descriptors from 3 on.
+	args  []string
+	files []*os.File
+}
+
+// ask decodes the answer into result.
+func (p *Prober) ask(ctx context.Context, result any, q question) error {
+	path := q.path
 	select {
 	case p.slots <- struct{}{}:
 	default:
 		return fmt.Errorf("probe %s: %d probes wait for file systems that do not answer: %w", path, outstanding, errdefs.ErrUnavailable)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, p.executable, "probe", question, path)
+	cmd := exec.CommandContext(ctx, p.executable, append([]string{"probe", q.name, path}, q.args...)...)
+	cmd.ExtraFiles = q.files
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		<-p.slots
