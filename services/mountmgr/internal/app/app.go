@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 
@@ -34,15 +33,10 @@ import (
 // self is this program, also after its file was replaced.
 const self = "/proc/self/exe"
 
-// Limits of our requests to the API server; the existing driver has the same.
-const (
-	kubeQPS   = 20
-	kubeBurst = 30
-)
-
 // Run serves until ctx ends. The mounts outlive it.
 func Run(ctx context.Context, o Options) error {
-	if err := o.Validate(); err != nil {
+	env, err := readEnvironment(os.Getenv)
+	if err := errors.Join(o.Validate(), err); err != nil {
 		return err
 	}
 	level, err := o.level()
@@ -62,15 +56,19 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubeClient(o.Kubeconfig)
-	if err != nil {
-		return err
-	}
-	facts, err := nodeFacts(o)
+	client, err := kubeClient(o.Kubeconfig, env)
 	if err != nil {
 		return err
 	}
 	registry := metricsserver.NewRegistry()
+	learned, err := newSources(ctx, o, env, client, registry, log)
+	if err != nil {
+		return err
+	}
+	facts, err := nodeFacts(o, env, learned.config.Config)
+	if err != nil {
+		return err
+	}
 	counters, err := metrics.New(registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
@@ -80,14 +78,17 @@ func Run(ctx context.Context, o Options) error {
 		Vault:  custody.NewClient(o.VaultSocket, log),
 		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir),
 		Prober: probe.New(self),
+		Facts:  learned.facts, Node: learned.node,
 	})
 	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	return serve(ctx, o, mounts, registry, log)
+	return serve(ctx, o, learned, mounts, registry, log)
 }
 
-func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *prometheus.Registry, log *slog.Logger) error {
+func serve(
+	ctx context.Context, o Options, learned sources, mounts *manager.Manager, registry *prometheus.Registry, log *slog.Logger,
+) error {
 	address, err := endpoint.Parse(o.Endpoint)
 	if err != nil {
 		return err
@@ -99,6 +100,7 @@ func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *pr
 	rpc := grpcserver.New(grpcserver.Options{Logger: log, Registry: registry, Name: "mountmgr"})
 	mountmgrv1.RegisterMountManagerServiceServer(rpc, server.New(mounts, o.NodeName, o.MountNamespace))
 	group := task.NewGroup(ctx)
+	learned.run(group)
 	group.Go("mounts", mounts.Run)
 	group.Go("grpc", func(ctx context.Context) error { return rpc.Serve(ctx, listener) })
 	group.Go("metrics", func(ctx context.Context) error {
@@ -124,7 +126,7 @@ func prepareNode(o Options) error {
 	return nil
 }
 
-func nodeFacts(o Options) (manager.Options, error) {
+func nodeFacts(o Options, env environment, config func() (volume.Config, error)) (manager.Options, error) {
 	bootID, err := manager.BootID()
 	if err != nil {
 		return manager.Options{}, err
@@ -136,24 +138,11 @@ func nodeFacts(o Options) (manager.Options, error) {
 	return manager.Options{
 		Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
 		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
-		Defaults: o.defaults(), Config: func() (volume.Config, error) { return readConfig(o.ConfigFile) },
+		Defaults: o.defaults(env.shareMode), Config: config,
 	}, nil
 }
 
-// readConfig reads the ConfigMap as it is now; kubelet replaces the file when
-// it changes. Without a file everything has its default.
-func readConfig(path string) (volume.Config, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return volume.Config{}, nil
-	}
-	if err != nil {
-		return volume.Config{}, fmt.Errorf("read %s: %w", path, err)
-	}
-	return volume.ParseConfig(text)
-}
-
-func kubeClient(kubeconfig string) (kubernetes.Interface, error) {
+func kubeClient(kubeconfig string, env environment) (kubernetes.Interface, error) {
 	config, err := rest.InClusterConfig()
 	if kubeconfig != "" {
 		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
@@ -161,7 +150,7 @@ func kubeClient(kubeconfig string) (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the Kubernetes client: %w", err)
 	}
-	config.QPS, config.Burst = kubeQPS, kubeBurst
+	config.QPS, config.Burst = env.qps, env.burst
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("make the Kubernetes client: %w", err)
