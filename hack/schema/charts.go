@@ -152,7 +152,14 @@ func mountmgrKeys() map[string]schema {
 		"fdvault":                object(map[string]schema{"resources": resources()}),
 		"cacheDir":               matching(absolutePath),
 		"mountPriorityClassName": text(),
-		"globalConfig":           globalConfig(),
+		"mountShare":             oneOf("volume", "storageClass", "fileSystem"),
+		"kubelet": object(map[string]schema{
+			"enabled":    boolean(),
+			"port":       port(),
+			"tls":        oneOf("verify", "insecure"),
+			"nodesProxy": boolean(),
+		}),
+		"globalConfig": globalConfig(),
 	}
 }
 
