@@ -227,7 +227,7 @@ func (s *Settings) addQuota(in Inputs, address, subdir string, faults *faults) {
 	if dir == "/" || capacity == 0 || !in.Config.setsQuota() || in.Attributes[AttributeControllerQuotaSet] == "true" {
 		return
 	}
-	s.Stages = append(s.Stages, Stage{
+	quota := Stage{
 		Name: "quota",
 		Argv: []string{clientPath, "quota", "set", address, "--path", dir,
 			"--capacity", strconv.FormatInt(QuotaGiB(capacity), 10), "--create"},
@@ -235,7 +235,12 @@ func (s *Settings) addQuota(in Inputs, address, subdir string, faults *faults) {
 		// Clients before 1.1 have no quota, clients before 1.3 cannot create
 		// the directory.
 		IgnoreOutput: []string{"invalid command: quota", "No help topic for 'quota'", "unknown option: --create"},
-	})
+	}
+	if s.ShareMode == ShareByVolume {
+		s.Stages = append(s.Stages, quota)
+	} else {
+		s.VolumeStages = append(s.VolumeStages, quota)
+	}
 }
 
 // QuotaGiB is the quota for a capacity in bytes: whole GiB, at least one.

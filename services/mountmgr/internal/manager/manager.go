@@ -122,7 +122,7 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	record, err := m.show(ctx, served.mount, reference)
+	record, err := m.show(ctx, served.mount, request, reference)
 	if err != nil && !served.repeated {
 		m.release(served.mount, request.TargetPath)
 	}
@@ -135,12 +135,18 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 }
 
 // show waits until the mount serves and attaches the target to it.
-func (m *Manager) show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
+func (m *Manager) show(
+	ctx context.Context, served *mount, request PublishRequest, reference store.Reference,
+) (store.Record, error) {
 	record, err := served.awaitServing(ctx)
 	if err != nil {
 		return store.Record{}, err
 	}
-	return record, m.attach(ctx, record, recorded(record, reference))
+	reference = recorded(record, reference)
+	if err := served.runVolumeStages(ctx, request, reference); err != nil {
+		return store.Record{}, err
+	}
+	return record, m.attach(ctx, record, reference)
 }
 
 // release drops a reference whose target could not be attached.
@@ -181,7 +187,7 @@ func (m *Manager) acquire(request PublishRequest, found known, reference store.R
 	if err != nil {
 		return acquired{}, err
 	}
-	reference.BindPath = settings.BindPath
+	reference.BindPath, reference.StagesDue = settings.BindPath, len(settings.VolumeStages) > 0
 	for _, candidate := range m.mounts {
 		joined, err := candidate.join(settings, reference)
 		if err != nil || joined {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/mountinfo"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodetest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -81,6 +83,7 @@ func (s share) publish(t *testing.T, n *nodetest.Node) (store.Record, error) {
 	attributes["subPath"] = s.directory
 	if s.dynamic {
 		attributes["storage.kubernetes.io/csiProvisionerIdentity"] = "p"
+		attributes["capacity"] = "2147483648"
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Second)
 	defer cancel()
@@ -123,7 +126,11 @@ func TestVolumesShareAMount(t *testing.T) {
 				t.Fatalf("mounts %s (%s) and %s (%s), want one of mode %s", first.ID, first.ShareMode, second.ID, second.ShareMode, mode)
 			}
 			eachSeesItsOwn(t, n, one, two)
+			eachHasItsQuota(t, secret["metaurl"], one, two)
 			readOnlyBesideAWriter(t, n, two)
+			if mode == volume.ShareByFileSystem {
+				nothingIsMadeReadOnly(t, n, two)
+			}
 
 			// A restarted manager knows the directory of each target.
 			n.StopManager()
@@ -170,6 +177,17 @@ func eachSeesItsOwn(t *testing.T, n *nodetest.Node, volumes ...share) {
 	}
 }
 
+func eachHasItsQuota(t *testing.T, address string, volumes ...share) {
+	t.Helper()
+	for _, each := range volumes {
+		command := exec.CommandContext(t.Context(), clienttest.Binary(t, "1.4.2"), "quota", "get", address, "--path", "/"+each.directory)
+		output, err := command.CombinedOutput()
+		if err != nil || !strings.Contains(string(output), "2.0 GiB") {
+			t.Errorf("quota of %s: %v\n%s", each.directory, err, output)
+		}
+	}
+}
+
 // readOnlyBesideAWriter publishes the volume a second time, read-only.
 func readOnlyBesideAWriter(t *testing.T, n *nodetest.Node, writer share) {
 	t.Helper()
@@ -182,14 +200,21 @@ func readOnlyBesideAWriter(t *testing.T, n *nodetest.Node, writer share) {
 	if output, err := n.Command("touch", filepath.Join(reader.target, "no")); err == nil || !strings.Contains(output, "Read-only") {
 		t.Errorf("a write through the read-only target: %v %s", err, output)
 	}
-	missing := reader
-	missing.volume, missing.directory, missing.target = "pv-1", "not/there", n.Target("missing")
-	if _, err := missing.publish(t, n); err == nil || !strings.Contains(err.Error(), "a read-only mount cannot make it") {
-		t.Errorf("a read-only volume whose directory is missing: %v", err)
-	}
 	write(t, n, filepath.Join(writer.target, "f"), writer.volume)
 	if err := n.Manager.Unpublish(t.Context(), reader.target); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// nothingIsMadeReadOnly publishes a volume whose directory is not there.
+func nothingIsMadeReadOnly(t *testing.T, n *nodetest.Node, other share) {
+	t.Helper()
+	missing := share{volume: "pv-3", directory: "not/there", target: n.Target("missing"), readOnly: true, secret: other.secret}
+	if _, err := missing.publish(t, n); err == nil || !strings.Contains(err.Error(), "a read-only mount cannot make it") {
+		t.Errorf("a read-only volume whose directory is missing: %v", err)
+	}
+	if _, err := mountinfo.ByPath(missing.target); err == nil {
+		t.Error("its target shows something")
 	}
 }
 

@@ -75,6 +75,9 @@ type Reference struct {
 	// BindPath is the directory of the mount that the target shows, relative
 	// and clean: that of its volume in a shared mount; empty for the root.
 	BindPath string `json:"bindPath,omitempty"`
+	// StagesDue is true until the stages of the volume have run that comes to a
+	// shared mount.
+	StagesDue bool `json:"stagesDue,omitempty"`
 	// AccessMode is empty in records of releases that did not keep it.
 	AccessMode AccessMode `json:"accessMode,omitempty"`
 	Pod        Pod        `json:"pod"`
