@@ -155,7 +155,14 @@ func mountmgrKeys() map[string]schema {
 		"processImages":          arrayOf(matching(nonEmpty)),
 		"mountPriorityClassName": text(),
 		"sparePods":              atLeast(0),
-		"globalConfig":           globalConfig(),
+		"mountShare":             oneOf("volume", "storageClass", "fileSystem"),
+		"kubelet": object(map[string]schema{
+			"enabled":    boolean(),
+			"port":       port(),
+			"tls":        oneOf("verify", "insecure"),
+			"nodesProxy": boolean(),
+		}),
+		"globalConfig": globalConfig(),
 	}
 }
 

@@ -184,7 +184,7 @@ func bufferSize(share, limit string, faults *faults) string {
 func identify(in Inputs, fileSystem string) (ShareMode, string) {
 	switch in.Defaults.ShareMode {
 	case ShareByStorageClass:
-		if in.StorageClass != "" && isDynamic(in.Attributes) {
+		if in.StorageClass != "" && !in.ClassTemplatesSecret && isDynamic(in.Attributes) {
 			return ShareByStorageClass, SafeID(in.StorageClass)
 		}
 	case ShareByFileSystem:
@@ -228,7 +228,7 @@ func (s *Settings) addQuota(in Inputs, address, subdir string, faults *faults) {
 	if dir == "/" || capacity == 0 || !in.Config.setsQuota() || in.Attributes[AttributeControllerQuotaSet] == "true" {
 		return
 	}
-	s.Stages = append(s.Stages, Stage{
+	quota := Stage{
 		Name: "quota",
 		Argv: []string{clientPath, "quota", "set", address, "--path", dir,
 			"--capacity", strconv.FormatInt(QuotaGiB(capacity), 10), "--create"},
@@ -236,7 +236,12 @@ func (s *Settings) addQuota(in Inputs, address, subdir string, faults *faults) {
 		// Clients before 1.1 have no quota, clients before 1.3 cannot create
 		// the directory.
 		IgnoreOutput: []string{"invalid command: quota", "No help topic for 'quota'", "unknown option: --create"},
-	})
+	}
+	if s.ShareMode == ShareByVolume {
+		s.Stages = append(s.Stages, quota)
+	} else {
+		s.VolumeStages = append(s.VolumeStages, quota)
+	}
 }
 
 // QuotaGiB is the quota for a capacity in bytes: whole GiB, at least one.

@@ -15,12 +15,7 @@ func (s Settings) LaunchSpec(mountID, mountPoint string) *launchv1.Spec {
 		Client:  &launchv1.Process{Argv: filled.Client},
 	}
 	for _, stage := range filled.Stages {
-		spec.Stages = append(spec.Stages, &launchv1.Stage{
-			Name:         stage.Name,
-			Process:      &launchv1.Process{Argv: stage.Argv},
-			Timeout:      durationpb.New(stage.Timeout),
-			IgnoreOutput: stage.IgnoreOutput,
-		})
+		spec.Stages = append(spec.Stages, stage.Launch())
 	}
 	for _, file := range filled.Files {
 		spec.Files = append(spec.Files, &launchv1.File{Path: file.Path, Content: file.Content, Mode: file.Mode})
@@ -29,4 +24,14 @@ func (s Settings) LaunchSpec(mountID, mountPoint string) *launchv1.Spec {
 		spec.Env = append(spec.Env, &launchv1.EnvVar{Name: variable.Name, Value: variable.Value})
 	}
 	return spec
+}
+
+// Launch is the stage as jfs-launch takes it.
+func (s Stage) Launch() *launchv1.Stage {
+	return &launchv1.Stage{
+		Name:         s.Name,
+		Process:      &launchv1.Process{Argv: s.Argv},
+		Timeout:      durationpb.New(s.Timeout),
+		IgnoreOutput: s.IgnoreOutput,
+	}
 }

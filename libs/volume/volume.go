@@ -22,7 +22,10 @@ type Inputs struct {
 	// zero values match only items without a selector.
 	Claim        Object
 	StorageClass string
-	Node         Object
+	// ClassTemplatesSecret is true when volumes of the StorageClass may have
+	// different Secrets, so that they cannot share a mount.
+	ClassTemplatesSecret bool
+	Node                 Object
 	// App is the application pod that the first target belongs to.
 	App Object
 	// Config is the driver's ConfigMap.
@@ -95,6 +98,9 @@ type Settings struct {
 
 	// Stages run in order before the client: format, quota.
 	Stages []Stage
+	// VolumeStages run once for each volume that comes to a shared mount, beside
+	// its client: quota. They are no part of the hash.
+	VolumeStages []Stage `json:",omitempty"`
 	// Client is the argument vector of the serving client, with MountPoint in
 	// place of the path; see ClientArgv. It is /bin/mount.juicefs META PATH -o
 	// LIST, as mount(8) calls it: the client itself then tells its flags from

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 
@@ -38,15 +37,10 @@ const self = "/proc/self/exe"
 // need not be visible in our own.
 const hostRoot = "/proc/1/root"
 
-// Limits of our requests to the API server; the existing driver has the same.
-const (
-	kubeQPS   = 20
-	kubeBurst = 30
-)
-
 // Run serves until ctx ends. The mounts outlive it.
 func Run(ctx context.Context, o Options) error {
-	if err := o.Validate(); err != nil {
+	env, err := readEnvironment(os.Getenv)
+	if err := errors.Join(o.Validate(), err); err != nil {
 		return err
 	}
 	level, err := o.level()
@@ -66,7 +60,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	client, err := kubernetesClient(o)
+	client, err := kubernetesClient(o, env)
 	if err != nil {
 		return err
 	}
@@ -75,16 +69,20 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	facts, err := nodeFacts(o)
+	registry := metricsserver.NewRegistry()
+	learned, err := newSources(ctx, o, env, client, registry, log)
 	if err != nil {
 		return err
 	}
-	registry := metricsserver.NewRegistry()
+	facts, err := nodeFacts(o, env, learned.config.Config)
+	if err != nil {
+		return err
+	}
 	counters, err := metrics.New(registry)
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	watch, err := newObservers(o, client, log)
+	watch, err := newObservers(o, env, client, log)
 	if err != nil {
 		return err
 	}
@@ -97,6 +95,7 @@ func Run(ctx context.Context, o Options) error {
 		Prober: prober,
 		Spares: spare.New(o.spares(), records, pods, log),
 	}
+	learned.complete(&parts)
 	if watch.events != nil {
 		parts.Events = watch.events
 	}
@@ -104,11 +103,11 @@ func Run(ctx context.Context, o Options) error {
 	if err := watch.attach(mounts, records, prober, registry); err != nil {
 		return err
 	}
-	return serve(ctx, o, mounts, watch, registry, log)
+	return serve(ctx, o, learned, mounts, watch, registry, log)
 }
 
 func serve(
-	ctx context.Context, o Options, mounts *manager.Manager, watch *observers, registry *prometheus.Registry, log *slog.Logger,
+	ctx context.Context, o Options, learned sources, mounts *manager.Manager, watch *observers, registry *prometheus.Registry, log *slog.Logger,
 ) error {
 	address, err := endpoint.Parse(o.Endpoint)
 	if err != nil {
@@ -121,6 +120,7 @@ func serve(
 	rpc := grpcserver.New(grpcserver.Options{Logger: log, Registry: registry, Name: "mountmgr"})
 	mountmgrv1.RegisterMountManagerServiceServer(rpc, server.New(mounts, o.NodeName, o.MountNamespace))
 	group := task.NewGroup(ctx)
+	learned.run(group)
 	group.Go("mounts", mounts.Run)
 	watch.run(group)
 	group.Go("grpc", func(ctx context.Context) error { return rpc.Serve(ctx, listener) })
@@ -147,7 +147,7 @@ func prepareNode(o Options) error {
 	return nil
 }
 
-func nodeFacts(o Options) (manager.Options, error) {
+func nodeFacts(o Options, env environment, config func() (volume.Config, error)) (manager.Options, error) {
 	bootID, err := manager.BootID()
 	if err != nil {
 		return manager.Options{}, err
@@ -159,24 +159,11 @@ func nodeFacts(o Options) (manager.Options, error) {
 	return manager.Options{
 		Mode: o.clientMode(), Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
 		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]), HostRoot: hostRoot,
-		Defaults: o.defaults(), Config: func() (volume.Config, error) { return readConfig(o.ConfigFile) },
+		ReconcileInterval: o.ReconcilerInterval, Defaults: o.defaults(env.shareMode), Config: config,
 	}, nil
 }
 
-// readConfig reads the ConfigMap as it is now; kubelet replaces the file when
-// it changes. Without a file everything has its default.
-func readConfig(path string) (volume.Config, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return volume.Config{}, nil
-	}
-	if err != nil {
-		return volume.Config{}, fmt.Errorf("read %s: %w", path, err)
-	}
-	return volume.ParseConfig(text)
-}
-
-func kubeClient(kubeconfig string) (kubernetes.Interface, error) {
+func kubeClient(kubeconfig string, env environment) (kubernetes.Interface, error) {
 	config, err := rest.InClusterConfig()
 	if kubeconfig != "" {
 		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
@@ -184,7 +171,7 @@ func kubeClient(kubeconfig string) (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the Kubernetes client: %w", err)
 	}
-	config.QPS, config.Burst = kubeQPS, kubeBurst
+	config.QPS, config.Burst = env.qps, env.burst
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("make the Kubernetes client: %w", err)

@@ -36,13 +36,13 @@ type observers struct {
 
 // newObservers makes what the manager needs; attach adds the rest. Without a
 // client nothing is told to Kubernetes.
-func newObservers(o Options, client kubernetes.Interface, log *slog.Logger) (*observers, error) {
+func newObservers(o Options, env environment, client kubernetes.Interface, log *slog.Logger) (*observers, error) {
 	if client == nil {
 		return &observers{options: o, log: log}, nil
 	}
 	// Events have a client of their own: they must not use up the requests that
 	// mounts may make.
-	forEvents, err := kubeClient(o.Kubeconfig)
+	forEvents, err := kubeClient(o.Kubeconfig, env)
 	if err != nil {
 		return nil, err
 	}

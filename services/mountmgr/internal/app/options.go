@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 	"github.com/spf13/pflag"
 
 	"github.com/juicefs-csi/driver/libs/endpoint"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodepods"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 )
 
@@ -46,7 +48,23 @@ type Options struct {
 	ProcessNamespaces string
 	ClientDir         string
 	SparePods         int
+	// KubeletPods asks kubelet for the pods of the node.
+	KubeletPods bool
+	// KubeletTLS is verify or insecure.
+	KubeletTLS string
+	KubeletCA  string
+	// ReconcilerInterval is the time between two questions.
+	ReconcilerInterval time.Duration
 }
+
+// Values of --kubelet-tls.
+const (
+	kubeletVerify   = "verify"
+	kubeletInsecure = "insecure"
+)
+
+// serviceAccountDir is where a pod finds its service account.
+const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 // AddFlags registers the flags with their defaults.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
@@ -74,6 +92,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.MountPriorityClass, "mount-priority-class", "system-node-critical", "priority class of mount pods")
 	o.addProcessFlags(fs)
 	fs.IntVar(&o.SparePods, "spare-pods", 1, "mount pods of each shape in use that wait for a mount; 0 for none")
+	fs.BoolVar(&o.KubeletPods, "kubelet-pods", true, "ask kubelet for the pods of the node; false: the API server")
+	fs.StringVar(&o.KubeletTLS, "kubelet-tls", kubeletVerify, "kubelet's certificate: verify, or insecure to trust any")
+	fs.StringVar(&o.KubeletCA, "kubelet-ca", serviceAccountDir+"/ca.crt", "authorities that may have signed kubelet's certificate")
+	fs.DurationVar(&o.ReconcilerInterval, "reconciler-interval", nodepods.MinInterval, "how often to ask for the pods of the node, at least 5s")
 }
 
 // Validate reports every fault at once, each naming its flag.
@@ -88,6 +110,12 @@ func (o *Options) Validate() error {
 	if o.SparePods < 0 {
 		faults = multierror.Append(faults, fmt.Errorf("--spare-pods: %d is less than 0: give 0 for no spare mount pods", o.SparePods))
 	}
+	if o.KubeletTLS != kubeletVerify && o.KubeletTLS != kubeletInsecure {
+		faults = multierror.Append(faults, fmt.Errorf("--kubelet-tls: %q is neither verify nor insecure", o.KubeletTLS))
+	}
+	if o.ReconcilerInterval < nodepods.MinInterval {
+		faults = multierror.Append(faults, fmt.Errorf("--reconciler-interval: %s is less than %s", o.ReconcilerInterval, nodepods.MinInterval))
+	}
 	required := []struct{ flag, value string }{
 		{"--node-name", o.NodeName}, {"--driver-name", o.DriverName}, {"--mount-namespace", o.MountNamespace},
 		{"--ce-mount-image", o.CommunityImage},
@@ -101,7 +129,7 @@ func (o *Options) Validate() error {
 	paths := []struct{ flag, value string }{
 		{"--kubelet-dir", o.KubeletDir}, {"--vault", o.VaultSocket}, {"--config", o.ConfigFile}, {"--state-dir", o.StateDir},
 		{"--private-dir", o.PrivateDir}, {"--launcher-binary", o.LauncherBinary}, {"--launcher-dir", o.LauncherDir},
-		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir},
+		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir}, {"--kubelet-ca", o.KubeletCA},
 		{"--process-dir", o.ProcessDir}, {"--client-dir", o.ClientDir},
 	}
 	for _, p := range paths {
@@ -121,11 +149,11 @@ func (o *Options) spares() spare.Options {
 	return spare.Options{Node: o.NodeName, LauncherDir: o.LauncherDir, Count: o.SparePods}
 }
 
-func (o *Options) defaults() volume.Defaults {
+func (o *Options) defaults(shareMode volume.ShareMode) volume.Defaults {
 	return volume.Defaults{
 		CommunityImage: o.CommunityImage, EnterpriseImage: o.EnterpriseImage,
 		MountRoot: o.MountRoot, CacheDir: o.CacheDir,
 		ServiceAccount: o.MountServiceAccount, PriorityClass: o.MountPriorityClass,
-		ShareMode: volume.ShareByVolume, HostNetwork: o.MountMode == modeProcess,
+		ShareMode: shareMode, HostNetwork: o.MountMode == modeProcess,
 	}
 }

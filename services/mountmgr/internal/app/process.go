@@ -58,8 +58,8 @@ func (o *Options) clientMode() store.ClientMode {
 }
 
 // kubernetesClient is nil where processes run without Kubernetes.
-func kubernetesClient(o Options) (kubernetes.Interface, error) {
-	client, err := kubeClient(o.Kubeconfig)
+func kubernetesClient(o Options, env environment) (kubernetes.Interface, error) {
+	client, err := kubeClient(o.Kubeconfig, env)
 	if o.MountMode == modeProcess && errors.Is(err, rest.ErrNotInCluster) {
 		return nil, nil
 	}

@@ -52,7 +52,7 @@ func TestProcessesNeedNoKubernetes(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	dir := "--process-dir=" + filepath.Join(t.TempDir(), "process")
 	processes := parse(t, dir, "--mount-mode=process", "--process-cgroup=")
-	client, err := kubernetesClient(processes)
+	client, err := kubernetesClient(processes, environment{qps: 1, burst: 1})
 	if err != nil || client != nil {
 		t.Fatalf("kubernetesClient = %v, %v, want none", client, err)
 	}
@@ -63,11 +63,11 @@ func TestProcessesNeedNoKubernetes(t *testing.T) {
 	if found.Mode != store.ModeProcess || found.ByMode[store.ModeProcess] == nil || found.ByMode[store.ModePod] != nil {
 		t.Errorf("hosts %+v", found)
 	}
-	if _, err := kubernetesClient(parse(t, dir, "--process-cgroup=")); err == nil {
+	if _, err := kubernetesClient(parse(t, dir, "--process-cgroup="), environment{}); err == nil {
 		t.Error("mount pods without Kubernetes: no error")
 	}
 	kubeconfig := "--kubeconfig=" + filepath.Join(t.TempDir(), "missing")
-	if _, err := kubernetesClient(parse(t, dir, "--mount-mode=process", "--process-cgroup=", kubeconfig)); err == nil {
+	if _, err := kubernetesClient(parse(t, dir, "--mount-mode=process", "--process-cgroup=", kubeconfig), environment{}); err == nil {
 		t.Error("a kubeconfig that is missing: no error")
 	}
 }

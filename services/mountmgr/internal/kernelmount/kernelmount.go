@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -162,6 +163,53 @@ func Attach(mountPath string, minor uint32, target string, readOnly bool, previo
 	return nil
 }
 
+// AttachTree shows a directory of a mount at target, from a detached clone with
+// that directory as its root, as package probe makes it; tree stays the
+// caller's. Otherwise it is as Attach.
+func AttachTree(tree *os.File, minor uint32, directory, target string, previous ...uint32) error {
+	replaced, err := replaceAt(target, previous, func() (*os.File, error) { return tree, nil })
+	if err != nil {
+		return err
+	}
+	if !replaced {
+		err = attachTree(tree, directory, target)
+	}
+	if err == nil {
+		err = showsDirectory(target, minor, directory)
+	}
+	if err != nil {
+		return errors.Join(err, Remove(target))
+	}
+	return nil
+}
+
+func attachTree(tree *os.File, directory, target string) error {
+	if err := os.MkdirAll(target, 0o750); err != nil {
+		return fmt.Errorf("make target %s: %w", target, err)
+	}
+	if err := protect(target); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach directory %s of the mount to %s: %w", directory, target, err)
+	}
+	return nil
+}
+
+// showsDirectory fails unless the topmost mount at target has this device and
+// this directory of it as its root.
+func showsDirectory(target string, minor uint32, directory string) error {
+	entry, err := mountinfo.ByPath(target)
+	if err != nil {
+		return fmt.Errorf("look for a mount at %s: %w", target, err)
+	}
+	if entry.FSType != FSType || entry.Minor != minor || entry.Root != "/"+directory {
+		return fmt.Errorf("target %s shows %s of device 0:%d instead of /%s of device 0:%d: %w",
+			target, entry.Root, entry.Minor, directory, minor, errdefs.ErrInternal)
+	}
+	return nil
+}
+
 func attach(mountPath string, minor uint32, target string, readOnly bool) error {
 	tree, err := clonePath(mountPath, minor, readOnly)
 	if err != nil {
@@ -172,6 +220,16 @@ func attach(mountPath string, minor uint32, target string, readOnly bool) error 
 		return fmt.Errorf("attach the mount to %s: %w", target, err)
 	}
 	return nil
+}
+
+// Shows is Attached, but one of the previous devices is no error: it is about to
+// be replaced.
+func Shows(target string, minor uint32, previous ...uint32) (bool, error) {
+	entry, err := mountinfo.ByPath(target)
+	if err == nil && entry.FSType == FSType && slices.Contains(previous, entry.Minor) {
+		return false, nil
+	}
+	return Attached(target, minor)
 }
 
 // Attached tells whether the topmost mount at target is a JuiceFS mount of

@@ -143,6 +143,13 @@ func Detach(root int, proc string) error {
 // reattach shows the mount at a target that shows one of the previous
 // connections. It reports whether it was needed.
 func reattach(mountPath string, minor uint32, target string, readOnly bool, previous []uint32) (bool, error) {
+	return replaceAt(target, previous, func() (*os.File, error) { return clonePath(mountPath, minor, readOnly) })
+}
+
+// replaceAt puts what clone returns in the place of one of the previous
+// connections at target, if one is there, and closes it. It reports whether one
+// was.
+func replaceAt(target string, previous []uint32, clone func() (*os.File, error)) (bool, error) {
 	entry, err := mountinfo.ByPath(target)
 	if errdefs.IsNotFound(err) || err == nil && (entry.FSType != FSType || !slices.Contains(previous, entry.Minor)) {
 		return false, nil
@@ -158,7 +165,7 @@ func reattach(mountPath string, minor uint32, target string, readOnly bool, prev
 	if found, err := Identify(int(old.Fd())); err != nil || found.ID != entry.ID || !found.Root {
 		return false, errors.Join(fmt.Errorf("target %s changes: %w", target, errdefs.ErrUnavailable), err)
 	}
-	tree, err := clonePath(mountPath, minor, readOnly)
+	tree, err := clone()
 	if err != nil {
 		return false, err
 	}

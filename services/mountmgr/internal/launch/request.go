@@ -91,6 +91,8 @@ func (s *supervisor) handle(ctx context.Context, r *request) {
 		err = s.handleStop(r, operation.Stop)
 	case *launchv1.Command_GetStatus:
 		r.reply(&launchv1.Reply{Result: &launchv1.Reply_Status{Status: s.status()}}, nil)
+	case *launchv1.Command_RunStage:
+		err = s.handleRunStage(ctx, r, operation.RunStage.GetStage())
 	default:
 		err = fmt.Errorf("unknown command: %w", errdefs.ErrNotImplemented)
 	}

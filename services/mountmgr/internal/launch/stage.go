@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
@@ -59,6 +60,23 @@ func (s *supervisor) prepare(ctx context.Context, spec *launchv1.Spec, stages []
 		}
 	}
 	return true
+}
+
+// handleRunStage runs a stage beside the client that serves.
+func (s *supervisor) handleRunStage(ctx context.Context, r *request, stage *launchv1.Stage) error {
+	if s.state != stateServing || s.stop != nil {
+		return fmt.Errorf("run stage: no client serves (%s): %w", s.state, errdefs.ErrFailedPrecondition)
+	}
+	if err := validateStage(stage); err != nil {
+		return err
+	}
+	spec := s.spec
+	go func() {
+		exit, succeeded := s.runStage(ctx, spec, stage)
+		result := &launchv1.RunStageResult{Exit: exit, Succeeded: succeeded}
+		r.reply(&launchv1.Reply{Result: &launchv1.Reply_RunStage{RunStage: result}}, nil)
+	}()
+	return nil
 }
 
 // runStage runs one stage to its end, its time limit or the end of ctx.

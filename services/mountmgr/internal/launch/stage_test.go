@@ -141,3 +141,44 @@ func TestMissingClient(t *testing.T) {
 		t.Errorf("got %v", exit)
 	}
 }
+
+func runStage(stage *launchv1.Stage) *launchv1.Command {
+	return &launchv1.Command{Operation: &launchv1.Command_RunStage{RunStage: &launchv1.RunStage{Stage: stage}}}
+}
+
+func TestAStageBesideTheClient(t *testing.T) {
+	s := serve(t)
+	m := connect(t, s.socket)
+	m.hello()
+	m.refused(failedPrecondition, runStage(stage(t, "quota", patience, "set", "0")))
+	descriptor, _ := connection(t)
+	m.call(start(&launchv1.Start{Spec: s.spec(t, "")}), descriptor)
+	if event := m.next(); event.GetServing() == nil {
+		t.Fatal(event)
+	}
+	m.refused(invalidArgument, runStage(&launchv1.Stage{Name: "quota"}))
+	ignored := stage(t, "quota", patience, "invalid command: quota", "1")
+	ignored.IgnoreOutput = []string{"invalid command: quota"}
+	for name, c := range map[string]struct {
+		stage     *launchv1.Stage
+		code      int32
+		succeeded bool
+	}{
+		"success":    {stage(t, "quota", patience, "set", "0"), 0, true},
+		"failure":    {stage(t, "quota", patience, "no s3cret-token", "1"), 1, false},
+		"ignored":    {ignored, 1, true},
+		"time limit": {stage(t, "quota", 50*time.Millisecond, "waiting", "sleep"), 137, false},
+	} {
+		result := m.call(runStage(c.stage)).reply.GetRunStage()
+		if result.GetExit().GetCode() != c.code || result.GetSucceeded() != c.succeeded {
+			t.Errorf("%s: %v", name, result)
+		}
+		if text := strings.Join(result.GetExit().GetStderr(), "\n"); strings.Contains(text, "s3cret") {
+			t.Errorf("%s tells a secret: %s", name, text)
+		}
+	}
+	status := m.call(&launchv1.Command{Operation: &launchv1.Command_GetStatus{GetStatus: &launchv1.GetStatus{}}}).reply.GetStatus()
+	if status.GetState() != launchv1.Status_STATE_SERVING {
+		t.Errorf("the client does not serve any more: %v", status)
+	}
+}

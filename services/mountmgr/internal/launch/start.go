@@ -73,14 +73,21 @@ func ValidateSpec(spec *launchv1.Spec) error {
 		return fmt.Errorf("spec: no client: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, stage := range spec.GetStages() {
-		if stage.GetName() == "" || len(stage.GetProcess().GetArgv()) == 0 || stage.GetTimeout().AsDuration() <= 0 {
-			return fmt.Errorf("spec: stage %q needs a name, a process and a time limit: %w", stage.GetName(), errdefs.ErrInvalidArgument)
+		if err := validateStage(stage); err != nil {
+			return fmt.Errorf("spec: %w", err)
 		}
 	}
 	for _, file := range spec.GetFiles() {
 		if !filepath.IsAbs(file.GetPath()) || filepath.Clean(file.GetPath()) != file.GetPath() {
 			return fmt.Errorf("spec: path of file %q is not absolute and clean: %w", file.GetPath(), errdefs.ErrInvalidArgument)
 		}
+	}
+	return nil
+}
+
+func validateStage(stage *launchv1.Stage) error {
+	if stage.GetName() == "" || len(stage.GetProcess().GetArgv()) == 0 || stage.GetTimeout().AsDuration() <= 0 {
+		return fmt.Errorf("stage %q needs a name, a process and a time limit: %w", stage.GetName(), errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

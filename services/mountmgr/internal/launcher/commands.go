@@ -63,6 +63,21 @@ func (s *Session) SetSession(ctx context.Context, sessionID uint64) error {
 	return s.simple(ctx, &launchv1.Command{Operation: &launchv1.Command_SetSession{SetSession: set}})
 }
 
+// RunStage runs a command beside the client that serves and returns how it
+// ended, and whether that counts as success. errdefs.ErrNotImplemented of a
+// jfs-launch that is too old.
+func (s *Session) RunStage(ctx context.Context, stage *launchv1.Stage) (*launchv1.ExitStatus, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, stage.GetTimeout().AsDuration()+replyTimeout)
+	defer cancel()
+	run := &launchv1.RunStage{Stage: stage}
+	message, files, err := s.command(ctx, &launchv1.Command{Operation: &launchv1.Command_RunStage{RunStage: run}})
+	fdpass.CloseFiles(files)
+	if err != nil {
+		return nil, false, fmt.Errorf("run stage %s: %w", stage.GetName(), err)
+	}
+	return message.GetRunStage().GetExit(), message.GetRunStage().GetSucceeded(), nil
+}
+
 // HandOff makes the client write its state and go, and returns the state, nil
 // when it wrote none. context.DeadlineExceeded: it is busy and goes on
 // serving.

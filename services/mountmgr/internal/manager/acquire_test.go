@@ -44,7 +44,7 @@ func newStored(tb testing.TB, mounts int) *Manager {
 	m.lifetime = ended
 	for i := range mounts {
 		request := requestFor(i, 0)
-		if _, err := m.acquire(request, referenceOf(request)); err != nil {
+		if _, err := m.acquire(request, known{complete: true}, referenceOf(request)); err != nil {
 			tb.Fatal(err)
 		}
 	}
@@ -78,7 +78,7 @@ func TestManyTargetsAtOnceShareOneMount(t *testing.T) {
 	for i := range ids {
 		work.Go(func() {
 			request := requestFor(i%2, i)
-			got, err := m.acquire(request, referenceOf(request))
+			got, err := m.acquire(request, known{complete: true}, referenceOf(request))
 			if err != nil {
 				t.Error(err)
 				return
@@ -119,7 +119,7 @@ func TestATargetThatGetsNoMountIsFree(t *testing.T) {
 	m := newStored(t, 0)
 	wrong := requestFor(1, 1)
 	wrong.Secret = nil
-	if _, err := m.acquire(wrong, referenceOf(wrong)); !errdefs.IsInvalidArgument(err) {
+	if _, err := m.acquire(wrong, known{complete: true}, referenceOf(wrong)); !errdefs.IsInvalidArgument(err) {
 		t.Fatalf("acquire = %v, want an invalid argument", err)
 	}
 	if len(m.index.targets)+len(m.index.volumes)+len(m.mounts) != 0 {
@@ -127,22 +127,22 @@ func TestATargetThatGetsNoMountIsFree(t *testing.T) {
 	}
 	single := requestFor(1, 1)
 	single.AccessMode = store.SingleNodeSingleWriter
-	got, err := m.acquire(single, referenceOf(single))
+	got, err := m.acquire(single, known{complete: true}, referenceOf(single))
 	if err != nil {
 		t.Fatal(err)
 	}
 	second := single
 	second.TargetPath = "/k/pods/other/volumes/x/mount"
-	if _, err := m.acquire(second, referenceOf(second)); !errdefs.IsFailedPrecondition(err) {
+	if _, err := m.acquire(second, known{complete: true}, referenceOf(second)); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a second target = %v, want a failed precondition", err)
 	}
-	if again, err := m.acquire(single, referenceOf(single)); err != nil || !again.repeated || again.id != got.id {
+	if again, err := m.acquire(single, known{complete: true}, referenceOf(single)); err != nil || !again.repeated || again.id != got.id {
 		t.Errorf("the same target again: %+v, %v", again, err)
 	}
 	if err := got.dropReference(single.TargetPath); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.acquire(second, referenceOf(second)); err != nil {
+	if _, err := m.acquire(second, known{complete: true}, referenceOf(second)); err != nil {
 		t.Errorf("after the first target: %v", err)
 	}
 }
@@ -160,7 +160,7 @@ func BenchmarkAcquire(b *testing.B) {
 			for i := caller; i < b.N; i += callers {
 				request := requestFor(i%mounts, i+1)
 				began := time.Now()
-				got, err := m.acquire(request, referenceOf(request))
+				got, err := m.acquire(request, known{complete: true}, referenceOf(request))
 				took[caller] = append(took[caller], time.Since(began))
 				if err == nil {
 					err = got.dropReference(request.TargetPath)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -13,6 +14,20 @@ func (m *Manager) sharers(uniqueID string) []*mount {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.index.sharers[uniqueID])
+}
+
+// mountsOf returns the mounts that targets of a volume show, and those of the
+// volume that wait for a target.
+func (m *Manager) mountsOf(volumeID string) []*mount {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	found := slices.Clone(m.index.sharers[volume.SafeID(volumeID)])
+	for _, each := range m.index.volumes[volumeID] {
+		if each.mount != nil && !slices.Contains(found, each.mount) {
+			found = append(found, each.mount)
+		}
+	}
+	return found
 }
 
 // announce lets others find a mount that is not on disk yet: its mutex is held.

@@ -22,7 +22,6 @@ import (
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
@@ -33,8 +32,6 @@ import (
 // Options are the fixed facts of the node and the installation.
 type Options struct {
 	Node string
-	// NodeLabels are what mountPodPatch node selectors look at.
-	NodeLabels map[string]string
 	// KubeletDir bounds target paths.
 	KubeletDir string
 	// LauncherDir is the host directory that holds jfs-launch.
@@ -66,6 +63,9 @@ type Parts struct {
 	Log     *slog.Logger
 	// Pods may be nil: references of pods that are gone are kept then.
 	Pods PodLister
+	// Facts and Node may be nil: no claim and no label is known then.
+	Facts Facts
+	Node  Node
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
 	// Events may be nil.
@@ -131,11 +131,15 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 		VolumeID: request.VolumeID, TargetPath: request.TargetPath, ReadOnly: request.ReadOnly,
 		AccessMode: request.AccessMode, Pod: request.Pod, Since: time.Now().UTC(),
 	}
-	served, err := m.acquire(request, reference) //nolint:contextcheck // A mount outlives the call that it is made for.
+	found, err := m.lookUp(ctx, request)
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	record, err := show(ctx, served.mount, reference)
+	served, err := m.acquire(request, found, reference) //nolint:contextcheck // A mount outlives the call that it is made for.
+	if err != nil {
+		return store.Record{}, false, err
+	}
+	record, err := m.show(ctx, served.mount, request, reference)
 	if err != nil && !served.repeated {
 		m.release(served.mount, request.TargetPath)
 	}
@@ -148,7 +152,9 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 
 // show waits until the mount serves and attaches the target to it, again when
 // the connection was lost meanwhile.
-func show(ctx context.Context, served *mount, reference store.Reference) (store.Record, error) {
+func (m *Manager) show(
+	ctx context.Context, served *mount, request PublishRequest, reference store.Reference,
+) (store.Record, error) {
 	var lost []uint32
 	for {
 		record, err := served.awaitServing(ctx)
@@ -156,7 +162,10 @@ func show(ctx context.Context, served *mount, reference store.Reference) (store.
 			return store.Record{}, err
 		}
 		lost = append(lost, record.PreviousMinors()...)
-		err = kernelmount.Attach(record.MountPath, record.DeviceMinor, reference.TargetPath, reference.ReadOnly, lost...)
+		reference := recorded(record, reference)
+		if err = served.runVolumeStages(ctx, request, reference); err == nil {
+			err = m.attach(ctx, record, reference, lost...)
+		}
 		if served.snapshot().DeviceMinor == record.DeviceMinor {
 			return record, err
 		}
@@ -182,12 +191,12 @@ type acquired struct {
 }
 
 // acquire finds or makes the mount and records the reference with it.
-func (m *Manager) acquire(request PublishRequest, reference store.Reference) (acquired, error) {
+func (m *Manager) acquire(request PublishRequest, found known, reference store.Reference) (acquired, error) {
 	repeated, err := m.claim(reference)
 	if err != nil || repeated != nil {
 		return acquired{mount: repeated, repeated: true}, err
 	}
-	served, created, err := m.provide(request, reference)
+	served, created, err := m.provide(request, found, reference)
 	if err != nil {
 		m.forget(reference.TargetPath, nil)
 		return acquired{}, err
@@ -211,15 +220,15 @@ func (m *Manager) claim(reference store.Reference) (*mount, error) {
 }
 
 // provide joins the reference to a mount with its settings, or makes one.
-func (m *Manager) provide(request PublishRequest, reference store.Reference) (*mount, bool, error) {
-	inputs, err := m.inputs(request)
+func (m *Manager) provide(request PublishRequest, found known, reference store.Reference) (*mount, bool, error) {
+	if !found.complete {
+		return nil, false, fmt.Errorf("target_path %s has just lost its mount: publish it again: %w", request.TargetPath, errdefs.ErrAborted)
+	}
+	inputs, settings, err := m.resolveShared(m.inputs(request, found))
 	if err != nil {
 		return nil, false, err
 	}
-	settings, err := volume.Resolve(inputs)
-	if err != nil {
-		return nil, false, err
-	}
+	reference.BindPath, reference.StagesDue = settings.BindPath, len(settings.VolumeStages) > 0
 	for {
 		candidates := m.sharers(settings.UniqueID)
 		for _, candidate := range candidates {
@@ -266,18 +275,15 @@ func describeAccess(reference store.Reference) string {
 	return string(reference.AccessMode)
 }
 
-func (m *Manager) inputs(request PublishRequest) (volume.Inputs, error) {
-	config, err := m.options.Config()
-	if err != nil {
-		return volume.Inputs{}, fmt.Errorf("driver configuration: %w", err)
-	}
+func (m *Manager) inputs(request PublishRequest, found known) volume.Inputs {
 	return volume.Inputs{
 		VolumeID: request.VolumeID, Attributes: request.Attributes, MountOptions: request.MountOptions,
 		ReadOnly: request.ReadOnly, Secret: request.Secret,
-		Node:   volume.Object{Name: m.options.Node, Labels: m.options.NodeLabels},
+		Claim: found.volume.Claim, StorageClass: found.volume.StorageClass, ClassTemplatesSecret: found.volume.ClassTemplatesSecret,
+		Node:   found.node,
 		App:    volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name},
-		Config: config, Defaults: m.options.Defaults,
-	}, nil
+		Config: found.config, Defaults: m.options.Defaults,
+	}
 }
 
 // create records a new mount and starts its goroutine; nil when there are other
@@ -292,7 +298,7 @@ func (m *Manager) create(
 	made := newMount(m, store.Record{
 		ID: id, State: lifecycle.Pending, StateSince: now, CreatedAt: now, BootID: m.options.BootID,
 		Inputs: inputs, UniqueID: settings.UniqueID, ShareMode: settings.ShareMode, SettingsHash: settings.Hash,
-		FileSystem: settings.FileSystem, ReadOnly: settings.ReadOnly, BindPath: settings.BindPath,
+		FileSystem: settings.FileSystem, ReadOnly: settings.ReadOnly,
 		DeleteDelay: settings.DeleteDelay, CleanCache: settings.CleanCache,
 		MountPath:  filepath.Join(m.options.Defaults.MountRoot, pathName(settings.UniqueID)+"-"+randomSuffix()),
 		References: []store.Reference{reference},

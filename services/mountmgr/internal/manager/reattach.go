@@ -12,7 +12,6 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/mountinfo"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/reattach"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -103,7 +102,7 @@ func (m *mount) reattachOnce(ctx context.Context) (reattach.Report, error) {
 		jobs = append(jobs, reattach.Job{Connection: connection, MountPath: record.MountPath, Namespace: &namespace})
 	}
 	report := m.doJobs(ctx, jobs)
-	return report, errors.Join(err, m.attachMissing(record))
+	return report, errors.Join(err, m.attachMissing(ctx, record))
 }
 
 // doJobs runs a process for each job, some at a time.
@@ -145,7 +144,7 @@ func failedJob(job reattach.Job, cause error) reattach.Report {
 
 // attachMissing attaches the targets at which somebody has unmounted the lost
 // connection. Those that a call works on are left to it.
-func (m *mount) attachMissing(record store.Record) error {
+func (m *mount) attachMissing(ctx context.Context, record store.Record) error {
 	var failed error
 	for _, reference := range record.References {
 		if _, err := mountinfo.ByPath(reference.TargetPath); !errdefs.IsNotFound(err) {
@@ -156,8 +155,7 @@ func (m *mount) attachMissing(record store.Record) error {
 			continue
 		}
 		if m.shows(reference.VolumeID, reference.TargetPath) {
-			failed = errors.Join(failed,
-				kernelmount.Attach(record.MountPath, record.DeviceMinor, reference.TargetPath, reference.ReadOnly))
+			failed = errors.Join(failed, m.manager.attach(ctx, record, reference))
 		}
 		unlock()
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
-	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -121,7 +120,11 @@ func (m *mount) plan(request UpgradeRequest) (store.Upgrade, Plan, error) {
 		return store.Upgrade{}, Plan{}, fmt.Errorf("driver configuration: %w", err)
 	}
 	inputs.Defaults = m.manager.options.Defaults
-	inputs.Node = volume.Object{Name: m.manager.options.Node, Labels: m.manager.options.NodeLabels}
+	// Targets show what is shared now.
+	inputs.Defaults.ShareMode = record.Inputs.Defaults.ShareMode
+	if inputs.Node, err = m.manager.node(inputs.Config); err != nil {
+		return store.Upgrade{}, Plan{}, err
+	}
 	wanted, err := m.resolve(inputs, request.Image)
 	if err != nil {
 		return store.Upgrade{}, Plan{}, err

@@ -20,6 +20,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/facts"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
@@ -33,11 +34,16 @@ import (
 // Image is the mount image whose client is the newest that the tests have.
 const Image = "mount:ce-v1.4.2"
 
+// Driver is the name of the CSI driver.
+const Driver = "csi.juicefs.com"
+
 // Node is a mount manager with its vault, kubelet and directories.
 type Node struct {
 	Kubelet *Kubelet
 	// Dir holds everything of the node, on a tmpfs.
 	Dir string
+	// ShareMode is read by StartManager; volumes do not share at first.
+	ShareMode volume.ShareMode
 	// Manager is the running mount manager; StartManager replaces it, and the
 	// registry of its metrics.
 	Manager  *manager.Manager
@@ -77,7 +83,7 @@ func newNode(tb testing.TB, prepare func(*Node)) *Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Dir: dir, Events: &Events{}, tb: tb}
+	n := &Node{Dir: dir, Events: &Events{}, ShareMode: volume.ShareByVolume, tb: tb}
 	prepare(n)
 	n.log = slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.SetConfig(volume.Config{})
@@ -223,6 +229,7 @@ func (n *Node) StartManager() {
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
 		Host:   n.mortal,
 		Prober: prober,
+		Facts:  facts.NewSource(n.Kubelet.Client, Driver, n.KubeletDir()),
 		Spares: spare.New(n.Spares, records, mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir()), n.log),
 	}
 	if n.Pods != nil {
@@ -265,7 +272,7 @@ func (n *Node) options() manager.Options {
 		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
 		KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: volume.Defaults{
-			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: volume.ShareByVolume,
+			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: n.ShareMode,
 		},
 		Config: func() (volume.Config, error) { return *n.config.Load(), nil },
 	}

@@ -32,8 +32,14 @@ const (
 // Main is the probe process: it answers the question in args and writes the
 // answer to stdout as JSON.
 func Main(args []string, stdout io.Writer) error {
+	if len(args) > 0 && args[0] == "tree" {
+		if err := answerTree(args[1:]); err != nil {
+			return err
+		}
+		return json.NewEncoder(stdout).Encode(struct{}{})
+	}
 	if len(args) != 2 {
-		return fmt.Errorf("usage: probe ready|usage|wake PATH, or probe reattach JOB: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("usage: probe ready|usage|wake PATH, probe reattach JOB, or probe tree: %w", errdefs.ErrInvalidArgument)
 	}
 	var answer any
 	var err error

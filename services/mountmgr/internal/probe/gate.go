@@ -67,7 +67,7 @@ func (g *gates) join(ctx context.Context, prober *Prober, mount, path string) (*
 	}
 	// It lives as long as somebody waits, which need not be this caller.
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	started, err := prober.start(life, path, "usage", path)
+	started, err := prober.start(life, ask("usage", path))
 	if err != nil {
 		cancel()
 		return nil, false, err

@@ -9,11 +9,17 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/juicefs-csi/driver/libs/mountinfo"
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 )
 
 // A mount whose client is dead costs nothing but a process until its connection
@@ -40,6 +46,10 @@ func TestADeadMount(t *testing.T) {
 	for name, ask := range map[string]func(ctx context.Context) error{
 		"usage": func(ctx context.Context) error { _, err := prober.Usage(ctx, "mount", path); return err },
 		"ready": func(ctx context.Context) error { _, err := prober.Ready(ctx, path); return err },
+		"tree": func(ctx context.Context) error {
+			_, err := prober.Tree(ctx, probe.TreeRequest{MountPath: path, Minor: minor, Directory: "a/b"})
+			return err
+		},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		err := ask(ctx)
@@ -140,4 +150,69 @@ func count(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// A tree comes from a real file system that is mounted for this test: tmpfs
+// answers without a client.
+func TestTree(t *testing.T) {
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
+	var stat unix.Stat_t
+	if err := unix.Stat(root, &stat); err != nil {
+		t.Fatal(err)
+	}
+	minor := unix.Minor(stat.Dev)
+	for _, link := range []string{"/", ".."} {
+		if err := os.Symlink(link, filepath.Join(root, "to-"+strings.ReplaceAll(link, "/", "root"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, c := range map[string]struct {
+		directory string
+		minor     uint32
+		readOnly  bool
+		want      string
+	}{
+		"a new directory":     {"a/b/c", minor, false, ""},
+		"one that is there":   {"a/b", minor, true, ""},
+		"a link to the root":  {"to-root/etc", minor, false, "to-root of the file system"},
+		"a link upwards":      {"to-..", minor, false, "to-.. of the file system"},
+		"upwards":             {"../etc", minor, false, ".. of the file system"},
+		"another file system": {"a", minor + 1, false, "is not mounted"},
+	} {
+		request := probe.TreeRequest{MountPath: root, Minor: c.minor, Directory: c.directory, ReadOnly: c.readOnly}
+		tree, err := newProber().Tree(t.Context(), request)
+		if c.want != "" {
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %v, want an error with %q", name, err, c.want)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		checkTree(t, name, tree, c.directory, c.readOnly)
+	}
+}
+
+func checkTree(t *testing.T, name string, tree *os.File, directory string, readOnly bool) {
+	t.Helper()
+	defer tree.Close()
+	target := t.TempDir()
+	if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(target, unix.MNT_DETACH) })
+	entry, err := mountinfo.ByPath(target)
+	if err != nil || entry.Root != "/"+directory || slices.Contains(entry.Options, "ro") != readOnly {
+		t.Errorf("%s: %+v, %v", name, entry, err)
+	}
+	info, err := os.Stat(target)
+	if err != nil || info.Mode().Perm() != 0o777 {
+		t.Errorf("%s: %v, %v", name, info.Mode(), err)
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 
@@ -70,7 +71,7 @@ type Usage struct {
 // returns what its client tells. context.DeadlineExceeded when ctx ends.
 func (p *Prober) Ready(ctx context.Context, path string) (Client, error) {
 	var client Client
-	return client, p.run(ctx, &client, path, "ready", path)
+	return client, p.run(ctx, &client, ask("ready", path))
 }
 
 // Usage returns statfs of the file system at path; context.DeadlineExceeded
@@ -96,9 +97,22 @@ func (p *Prober) Wake(ctx context.Context, path string) (stop func(), err error)
 	return cancel, nil
 }
 
-// run asks a process with these arguments about the file system at path.
-func (p *Prober) run(ctx context.Context, result any, path string, arguments ...string) error {
-	asked, err := p.start(ctx, path, arguments...)
+// question is what a probe process is started for.
+type question struct {
+	name string
+	// path is that of the file system which may not answer.
+	path string
+	// args are the arguments of the process, and files its descriptors from 3 on.
+	args  []string
+	files []*os.File
+}
+
+// ask is a question that needs no more than the path.
+func ask(name, path string) question { return question{name: name, path: path, args: []string{path}} }
+
+// run starts a process for a question and decodes the answer into result.
+func (p *Prober) run(ctx context.Context, result any, q question) error {
+	asked, err := p.start(ctx, q)
 	if err != nil {
 		return err
 	}
@@ -130,18 +144,19 @@ type process struct {
 }
 
 // start starts a probe process, which is killed when ctx ends.
-func (p *Prober) start(ctx context.Context, path string, arguments ...string) (*process, error) {
+func (p *Prober) start(ctx context.Context, q question) (*process, error) {
 	select {
 	case p.slots <- struct{}{}:
 	default:
-		return nil, fmt.Errorf("probe %s: %d probes wait for file systems that do not answer: %w", path, outstanding, errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("probe %s: %d probes wait for file systems that do not answer: %w", q.path, outstanding, errdefs.ErrUnavailable)
 	}
-	asked := &process{path: path, ended: make(chan struct{})}
-	cmd := exec.CommandContext(ctx, p.executable, append([]string{"probe"}, arguments...)...)
+	asked := &process{path: q.path, ended: make(chan struct{})}
+	cmd := exec.CommandContext(ctx, p.executable, append([]string{"probe", q.name}, q.args...)...)
+	cmd.ExtraFiles = q.files
 	cmd.Stdout, cmd.Stderr = &asked.stdout, &asked.stderr
 	if err := cmd.Start(); err != nil {
 		<-p.slots
-		return nil, fmt.Errorf("start probe of %s: %w", path, err)
+		return nil, fmt.Errorf("start probe of %s: %w", q.path, err)
 	}
 	go func() {
 		asked.err = cmd.Wait()

@@ -16,6 +16,6 @@ func (p *Prober) Reattach(ctx context.Context, job reattach.Job) (reattach.Repor
 		return reattach.Report{}, fmt.Errorf("encode job: %w", err)
 	}
 	var report reattach.Report
-	err = p.run(ctx, &report, job.MountPath, "reattach", string(argument))
+	err = p.run(ctx, &report, question{name: "reattach", path: job.MountPath, args: []string{string(argument)}})
 	return report, err
 }

@@ -36,8 +36,6 @@ type Record struct {
 	// FileSystemUUID is empty until the first client has told it.
 	FileSystemUUID string `json:"fileSystemUUID,omitempty"`
 	ReadOnly       bool   `json:"readOnly,omitempty"`
-	// BindPath is the directory of the mount that targets show.
-	BindPath string `json:"bindPath,omitempty"`
 
 	MountPath string `json:"mountPath"`
 	// DeviceMinor is 0 until the kernel mount is made.
@@ -134,6 +132,12 @@ type Reference struct {
 	VolumeID   string `json:"volumeID"`
 	TargetPath string `json:"targetPath"`
 	ReadOnly   bool   `json:"readOnly,omitempty"`
+	// BindPath is the directory of the mount that the target shows, relative
+	// and clean: that of its volume in a shared mount; empty for the root.
+	BindPath string `json:"bindPath,omitempty"`
+	// StagesDue is true until the stages of the volume have run that comes to a
+	// shared mount.
+	StagesDue bool `json:"stagesDue,omitempty"`
 	// AccessMode is empty in records of releases that did not keep it.
 	AccessMode AccessMode `json:"accessMode,omitempty"`
 	Pod        Pod        `json:"pod"`

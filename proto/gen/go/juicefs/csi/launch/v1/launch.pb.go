@@ -95,7 +95,7 @@ func (x Status_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Status_State.Descriptor instead.
 func (Status_State) EnumDescriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{24, 0}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{26, 0}
 }
 
 // Command is sent by the mount manager.
@@ -112,6 +112,7 @@ type Command struct {
 	//	*Command_Borrow
 	//	*Command_Stop
 	//	*Command_GetStatus
+	//	*Command_RunStage
 	Operation     isCommand_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -224,6 +225,15 @@ func (x *Command) GetGetStatus() *GetStatus {
 	return nil
 }
 
+func (x *Command) GetRunStage() *RunStage {
+	if x != nil {
+		if x, ok := x.Operation.(*Command_RunStage); ok {
+			return x.RunStage
+		}
+	}
+	return nil
+}
+
 type isCommand_Operation interface {
 	isCommand_Operation()
 }
@@ -256,6 +266,10 @@ type Command_GetStatus struct {
 	GetStatus *GetStatus `protobuf:"bytes,8,opt,name=get_status,json=getStatus,proto3,oneof"`
 }
 
+type Command_RunStage struct {
+	RunStage *RunStage `protobuf:"bytes,9,opt,name=run_stage,json=runStage,proto3,oneof"`
+}
+
 func (*Command_Start) isCommand_Operation() {}
 
 func (*Command_Release) isCommand_Operation() {}
@@ -269,6 +283,8 @@ func (*Command_Borrow) isCommand_Operation() {}
 func (*Command_Stop) isCommand_Operation() {}
 
 func (*Command_GetStatus) isCommand_Operation() {}
+
+func (*Command_RunStage) isCommand_Operation() {}
 
 // Message is sent by jfs-launch.
 type Message struct {
@@ -369,6 +385,7 @@ type Reply struct {
 	//	*Reply_Borrow
 	//	*Reply_Stop
 	//	*Reply_Status
+	//	*Reply_RunStage
 	Result        isReply_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -488,6 +505,15 @@ func (x *Reply) GetStatus() *Status {
 	return nil
 }
 
+func (x *Reply) GetRunStage() *RunStageResult {
+	if x != nil {
+		if x, ok := x.Result.(*Reply_RunStage); ok {
+			return x.RunStage
+		}
+	}
+	return nil
+}
+
 type isReply_Result interface {
 	isReply_Result()
 }
@@ -523,6 +549,10 @@ type Reply_Status struct {
 	Status *Status `protobuf:"bytes,9,opt,name=status,proto3,oneof"`
 }
 
+type Reply_RunStage struct {
+	RunStage *RunStageResult `protobuf:"bytes,10,opt,name=run_stage,json=runStage,proto3,oneof"`
+}
+
 func (*Reply_Start) isReply_Result() {}
 
 func (*Reply_Release) isReply_Result() {}
@@ -536,6 +566,8 @@ func (*Reply_Borrow) isReply_Result() {}
 func (*Reply_Stop) isReply_Result() {}
 
 func (*Reply_Status) isReply_Result() {}
+
+func (*Reply_RunStage) isReply_Result() {}
 
 // Failure is an error as a gRPC code and a text that carries no secret.
 type Failure struct {
@@ -1684,6 +1716,104 @@ func (*StopResult) Descriptor() ([]byte, []int) {
 	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{22}
 }
 
+// Runs a command beside a client that serves: what a volume needs that comes to
+// a shared mount. The client goes on, whatever the result.
+type RunStage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stage         *Stage                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunStage) Reset() {
+	*x = RunStage{}
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunStage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunStage) ProtoMessage() {}
+
+func (x *RunStage) ProtoReflect() protoreflect.Message {
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunStage.ProtoReflect.Descriptor instead.
+func (*RunStage) Descriptor() ([]byte, []int) {
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RunStage) GetStage() *Stage {
+	if x != nil {
+		return x.Stage
+	}
+	return nil
+}
+
+type RunStageResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exit          *ExitStatus            `protobuf:"bytes,1,opt,name=exit,proto3" json:"exit,omitempty"`
+	Succeeded     bool                   `protobuf:"varint,2,opt,name=succeeded,proto3" json:"succeeded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunStageResult) Reset() {
+	*x = RunStageResult{}
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunStageResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunStageResult) ProtoMessage() {}
+
+func (x *RunStageResult) ProtoReflect() protoreflect.Message {
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunStageResult.ProtoReflect.Descriptor instead.
+func (*RunStageResult) Descriptor() ([]byte, []int) {
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RunStageResult) GetExit() *ExitStatus {
+	if x != nil {
+		return x.Exit
+	}
+	return nil
+}
+
+func (x *RunStageResult) GetSucceeded() bool {
+	if x != nil {
+		return x.Succeeded
+	}
+	return false
+}
+
 type GetStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1692,7 +1822,7 @@ type GetStatus struct {
 
 func (x *GetStatus) Reset() {
 	*x = GetStatus{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[23]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1834,7 @@ func (x *GetStatus) String() string {
 func (*GetStatus) ProtoMessage() {}
 
 func (x *GetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[23]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1847,7 @@ func (x *GetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatus.ProtoReflect.Descriptor instead.
 func (*GetStatus) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{23}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{25}
 }
 
 // Status is what jfs-launch knows at this moment.
@@ -1740,7 +1870,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[24]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1882,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[24]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1895,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{24}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Status) GetState() Status_State {
@@ -1826,7 +1956,7 @@ type StageStarted struct {
 
 func (x *StageStarted) Reset() {
 	*x = StageStarted{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[25]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1968,7 @@ func (x *StageStarted) String() string {
 func (*StageStarted) ProtoMessage() {}
 
 func (x *StageStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[25]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1981,7 @@ func (x *StageStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageStarted.ProtoReflect.Descriptor instead.
 func (*StageStarted) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{25}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StageStarted) GetName() string {
@@ -1873,7 +2003,7 @@ type StageEnded struct {
 
 func (x *StageEnded) Reset() {
 	*x = StageEnded{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[26]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2015,7 @@ func (x *StageEnded) String() string {
 func (*StageEnded) ProtoMessage() {}
 
 func (x *StageEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[26]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2028,7 @@ func (x *StageEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StageEnded.ProtoReflect.Descriptor instead.
 func (*StageEnded) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{26}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StageEnded) GetName() string {
@@ -1930,7 +2060,7 @@ type Waiting struct {
 
 func (x *Waiting) Reset() {
 	*x = Waiting{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[27]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2072,7 @@ func (x *Waiting) String() string {
 func (*Waiting) ProtoMessage() {}
 
 func (x *Waiting) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[27]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2085,7 @@ func (x *Waiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Waiting.ProtoReflect.Descriptor instead.
 func (*Waiting) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{27}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{29}
 }
 
 type Serving struct {
@@ -1967,7 +2097,7 @@ type Serving struct {
 
 func (x *Serving) Reset() {
 	*x = Serving{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[28]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2109,7 @@ func (x *Serving) String() string {
 func (*Serving) ProtoMessage() {}
 
 func (x *Serving) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[28]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2122,7 @@ func (x *Serving) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Serving.ProtoReflect.Descriptor instead.
 func (*Serving) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{28}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Serving) GetSettings() []byte {
@@ -2013,7 +2143,7 @@ type ClientEnded struct {
 
 func (x *ClientEnded) Reset() {
 	*x = ClientEnded{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[29]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2155,7 @@ func (x *ClientEnded) String() string {
 func (*ClientEnded) ProtoMessage() {}
 
 func (x *ClientEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[29]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2168,7 @@ func (x *ClientEnded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientEnded.ProtoReflect.Descriptor instead.
 func (*ClientEnded) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{29}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClientEnded) GetExit() *ExitStatus {
@@ -2063,7 +2193,7 @@ type Terminating struct {
 
 func (x *Terminating) Reset() {
 	*x = Terminating{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[30]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2205,7 @@ func (x *Terminating) String() string {
 func (*Terminating) ProtoMessage() {}
 
 func (x *Terminating) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[30]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2218,7 @@ func (x *Terminating) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminating.ProtoReflect.Descriptor instead.
 func (*Terminating) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{30}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{32}
 }
 
 // ExitStatus is how a process ended; also the termination message of the pod.
@@ -2107,7 +2237,7 @@ type ExitStatus struct {
 
 func (x *ExitStatus) Reset() {
 	*x = ExitStatus{}
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[31]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2249,7 @@ func (x *ExitStatus) String() string {
 func (*ExitStatus) ProtoMessage() {}
 
 func (x *ExitStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[31]
+	mi := &file_juicefs_csi_launch_v1_launch_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2262,7 @@ func (x *ExitStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitStatus.ProtoReflect.Descriptor instead.
 func (*ExitStatus) Descriptor() ([]byte, []int) {
-	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{31}
+	return file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExitStatus) GetCode() int32 {
@@ -2167,7 +2297,7 @@ var File_juicefs_csi_launch_v1_launch_proto protoreflect.FileDescriptor
 
 const file_juicefs_csi_launch_v1_launch_proto_rawDesc = "" +
 	"\n" +
-	"\"juicefs/csi/launch/v1/launch.proto\x12\x15juicefs.csi.launch.v1\x1a\x1egoogle/protobuf/duration.proto\"\xca\x03\n" +
+	"\"juicefs/csi/launch/v1/launch.proto\x12\x15juicefs.csi.launch.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8a\x04\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x124\n" +
 	"\x05start\x18\x02 \x01(\v2\x1c.juicefs.csi.launch.v1.StartH\x00R\x05start\x12:\n" +
@@ -2178,12 +2308,13 @@ const file_juicefs_csi_launch_v1_launch_proto_rawDesc = "" +
 	"\x06borrow\x18\x06 \x01(\v2\x1d.juicefs.csi.launch.v1.BorrowH\x00R\x06borrow\x121\n" +
 	"\x04stop\x18\a \x01(\v2\x1b.juicefs.csi.launch.v1.StopH\x00R\x04stop\x12A\n" +
 	"\n" +
-	"get_status\x18\b \x01(\v2 .juicefs.csi.launch.v1.GetStatusH\x00R\tgetStatusB\v\n" +
+	"get_status\x18\b \x01(\v2 .juicefs.csi.launch.v1.GetStatusH\x00R\tgetStatus\x12>\n" +
+	"\trun_stage\x18\t \x01(\v2\x1f.juicefs.csi.launch.v1.RunStageH\x00R\brunStageB\v\n" +
 	"\toperation\"\x80\x01\n" +
 	"\aMessage\x124\n" +
 	"\x05reply\x18\x01 \x01(\v2\x1c.juicefs.csi.launch.v1.ReplyH\x00R\x05reply\x124\n" +
 	"\x05event\x18\x02 \x01(\v2\x1c.juicefs.csi.launch.v1.EventH\x00R\x05eventB\t\n" +
-	"\acontent\"\x99\x04\n" +
+	"\acontent\"\xdf\x04\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x128\n" +
 	"\afailure\x18\x02 \x01(\v2\x1e.juicefs.csi.launch.v1.FailureR\afailure\x12:\n" +
@@ -2194,7 +2325,9 @@ const file_juicefs_csi_launch_v1_launch_proto_rawDesc = "" +
 	"\bhand_off\x18\x06 \x01(\v2$.juicefs.csi.launch.v1.HandOffResultH\x00R\ahandOff\x12=\n" +
 	"\x06borrow\x18\a \x01(\v2#.juicefs.csi.launch.v1.BorrowResultH\x00R\x06borrow\x127\n" +
 	"\x04stop\x18\b \x01(\v2!.juicefs.csi.launch.v1.StopResultH\x00R\x04stop\x127\n" +
-	"\x06status\x18\t \x01(\v2\x1d.juicefs.csi.launch.v1.StatusH\x00R\x06statusB\b\n" +
+	"\x06status\x18\t \x01(\v2\x1d.juicefs.csi.launch.v1.StatusH\x00R\x06status\x12D\n" +
+	"\trun_stage\x18\n" +
+	" \x01(\v2%.juicefs.csi.launch.v1.RunStageResultH\x00R\brunStageB\b\n" +
 	"\x06result\"7\n" +
 	"\aFailure\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -2264,7 +2397,12 @@ const file_juicefs_csi_launch_v1_launch_proto_rawDesc = "" +
 	"\x04Stop\x12/\n" +
 	"\x05grace\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\f\n" +
 	"\n" +
-	"StopResult\"\v\n" +
+	"StopResult\">\n" +
+	"\bRunStage\x122\n" +
+	"\x05stage\x18\x01 \x01(\v2\x1c.juicefs.csi.launch.v1.StageR\x05stage\"e\n" +
+	"\x0eRunStageResult\x125\n" +
+	"\x04exit\x18\x01 \x01(\v2!.juicefs.csi.launch.v1.ExitStatusR\x04exit\x12\x1c\n" +
+	"\tsucceeded\x18\x02 \x01(\bR\tsucceeded\"\v\n" +
 	"\tGetStatus\"\xb6\x03\n" +
 	"\x06Status\x129\n" +
 	"\x05state\x18\x01 \x01(\x0e2#.juicefs.csi.launch.v1.Status.StateR\x05state\x12\x19\n" +
@@ -2321,7 +2459,7 @@ func file_juicefs_csi_launch_v1_launch_proto_rawDescGZIP() []byte {
 }
 
 var file_juicefs_csi_launch_v1_launch_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_juicefs_csi_launch_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_juicefs_csi_launch_v1_launch_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_juicefs_csi_launch_v1_launch_proto_goTypes = []any{
 	(Status_State)(0),           // 0: juicefs.csi.launch.v1.Status.State
 	(*Command)(nil),             // 1: juicefs.csi.launch.v1.Command
@@ -2347,16 +2485,18 @@ var file_juicefs_csi_launch_v1_launch_proto_goTypes = []any{
 	(*BorrowResult)(nil),        // 21: juicefs.csi.launch.v1.BorrowResult
 	(*Stop)(nil),                // 22: juicefs.csi.launch.v1.Stop
 	(*StopResult)(nil),          // 23: juicefs.csi.launch.v1.StopResult
-	(*GetStatus)(nil),           // 24: juicefs.csi.launch.v1.GetStatus
-	(*Status)(nil),              // 25: juicefs.csi.launch.v1.Status
-	(*StageStarted)(nil),        // 26: juicefs.csi.launch.v1.StageStarted
-	(*StageEnded)(nil),          // 27: juicefs.csi.launch.v1.StageEnded
-	(*Waiting)(nil),             // 28: juicefs.csi.launch.v1.Waiting
-	(*Serving)(nil),             // 29: juicefs.csi.launch.v1.Serving
-	(*ClientEnded)(nil),         // 30: juicefs.csi.launch.v1.ClientEnded
-	(*Terminating)(nil),         // 31: juicefs.csi.launch.v1.Terminating
-	(*ExitStatus)(nil),          // 32: juicefs.csi.launch.v1.ExitStatus
-	(*durationpb.Duration)(nil), // 33: google.protobuf.Duration
+	(*RunStage)(nil),            // 24: juicefs.csi.launch.v1.RunStage
+	(*RunStageResult)(nil),      // 25: juicefs.csi.launch.v1.RunStageResult
+	(*GetStatus)(nil),           // 26: juicefs.csi.launch.v1.GetStatus
+	(*Status)(nil),              // 27: juicefs.csi.launch.v1.Status
+	(*StageStarted)(nil),        // 28: juicefs.csi.launch.v1.StageStarted
+	(*StageEnded)(nil),          // 29: juicefs.csi.launch.v1.StageEnded
+	(*Waiting)(nil),             // 30: juicefs.csi.launch.v1.Waiting
+	(*Serving)(nil),             // 31: juicefs.csi.launch.v1.Serving
+	(*ClientEnded)(nil),         // 32: juicefs.csi.launch.v1.ClientEnded
+	(*Terminating)(nil),         // 33: juicefs.csi.launch.v1.Terminating
+	(*ExitStatus)(nil),          // 34: juicefs.csi.launch.v1.ExitStatus
+	(*durationpb.Duration)(nil), // 35: google.protobuf.Duration
 }
 var file_juicefs_csi_launch_v1_launch_proto_depIdxs = []int32{
 	12, // 0: juicefs.csi.launch.v1.Command.start:type_name -> juicefs.csi.launch.v1.Start
@@ -2365,42 +2505,46 @@ var file_juicefs_csi_launch_v1_launch_proto_depIdxs = []int32{
 	18, // 3: juicefs.csi.launch.v1.Command.hand_off:type_name -> juicefs.csi.launch.v1.HandOff
 	20, // 4: juicefs.csi.launch.v1.Command.borrow:type_name -> juicefs.csi.launch.v1.Borrow
 	22, // 5: juicefs.csi.launch.v1.Command.stop:type_name -> juicefs.csi.launch.v1.Stop
-	24, // 6: juicefs.csi.launch.v1.Command.get_status:type_name -> juicefs.csi.launch.v1.GetStatus
-	3,  // 7: juicefs.csi.launch.v1.Message.reply:type_name -> juicefs.csi.launch.v1.Reply
-	5,  // 8: juicefs.csi.launch.v1.Message.event:type_name -> juicefs.csi.launch.v1.Event
-	4,  // 9: juicefs.csi.launch.v1.Reply.failure:type_name -> juicefs.csi.launch.v1.Failure
-	13, // 10: juicefs.csi.launch.v1.Reply.start:type_name -> juicefs.csi.launch.v1.StartResult
-	15, // 11: juicefs.csi.launch.v1.Reply.release:type_name -> juicefs.csi.launch.v1.ReleaseResult
-	17, // 12: juicefs.csi.launch.v1.Reply.set_session:type_name -> juicefs.csi.launch.v1.SetSessionResult
-	19, // 13: juicefs.csi.launch.v1.Reply.hand_off:type_name -> juicefs.csi.launch.v1.HandOffResult
-	21, // 14: juicefs.csi.launch.v1.Reply.borrow:type_name -> juicefs.csi.launch.v1.BorrowResult
-	23, // 15: juicefs.csi.launch.v1.Reply.stop:type_name -> juicefs.csi.launch.v1.StopResult
-	25, // 16: juicefs.csi.launch.v1.Reply.status:type_name -> juicefs.csi.launch.v1.Status
-	6,  // 17: juicefs.csi.launch.v1.Event.hello:type_name -> juicefs.csi.launch.v1.Hello
-	26, // 18: juicefs.csi.launch.v1.Event.stage_started:type_name -> juicefs.csi.launch.v1.StageStarted
-	27, // 19: juicefs.csi.launch.v1.Event.stage_ended:type_name -> juicefs.csi.launch.v1.StageEnded
-	28, // 20: juicefs.csi.launch.v1.Event.waiting:type_name -> juicefs.csi.launch.v1.Waiting
-	29, // 21: juicefs.csi.launch.v1.Event.serving:type_name -> juicefs.csi.launch.v1.Serving
-	30, // 22: juicefs.csi.launch.v1.Event.client_ended:type_name -> juicefs.csi.launch.v1.ClientEnded
-	31, // 23: juicefs.csi.launch.v1.Event.terminating:type_name -> juicefs.csi.launch.v1.Terminating
-	25, // 24: juicefs.csi.launch.v1.Hello.status:type_name -> juicefs.csi.launch.v1.Status
-	8,  // 25: juicefs.csi.launch.v1.Spec.stages:type_name -> juicefs.csi.launch.v1.Stage
-	9,  // 26: juicefs.csi.launch.v1.Spec.client:type_name -> juicefs.csi.launch.v1.Process
-	10, // 27: juicefs.csi.launch.v1.Spec.files:type_name -> juicefs.csi.launch.v1.File
-	11, // 28: juicefs.csi.launch.v1.Spec.env:type_name -> juicefs.csi.launch.v1.EnvVar
-	9,  // 29: juicefs.csi.launch.v1.Stage.process:type_name -> juicefs.csi.launch.v1.Process
-	33, // 30: juicefs.csi.launch.v1.Stage.timeout:type_name -> google.protobuf.Duration
-	7,  // 31: juicefs.csi.launch.v1.Start.spec:type_name -> juicefs.csi.launch.v1.Spec
-	33, // 32: juicefs.csi.launch.v1.HandOff.timeout:type_name -> google.protobuf.Duration
-	33, // 33: juicefs.csi.launch.v1.Stop.grace:type_name -> google.protobuf.Duration
-	0,  // 34: juicefs.csi.launch.v1.Status.state:type_name -> juicefs.csi.launch.v1.Status.State
-	32, // 35: juicefs.csi.launch.v1.StageEnded.exit:type_name -> juicefs.csi.launch.v1.ExitStatus
-	32, // 36: juicefs.csi.launch.v1.ClientEnded.exit:type_name -> juicefs.csi.launch.v1.ExitStatus
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	26, // 6: juicefs.csi.launch.v1.Command.get_status:type_name -> juicefs.csi.launch.v1.GetStatus
+	24, // 7: juicefs.csi.launch.v1.Command.run_stage:type_name -> juicefs.csi.launch.v1.RunStage
+	3,  // 8: juicefs.csi.launch.v1.Message.reply:type_name -> juicefs.csi.launch.v1.Reply
+	5,  // 9: juicefs.csi.launch.v1.Message.event:type_name -> juicefs.csi.launch.v1.Event
+	4,  // 10: juicefs.csi.launch.v1.Reply.failure:type_name -> juicefs.csi.launch.v1.Failure
+	13, // 11: juicefs.csi.launch.v1.Reply.start:type_name -> juicefs.csi.launch.v1.StartResult
+	15, // 12: juicefs.csi.launch.v1.Reply.release:type_name -> juicefs.csi.launch.v1.ReleaseResult
+	17, // 13: juicefs.csi.launch.v1.Reply.set_session:type_name -> juicefs.csi.launch.v1.SetSessionResult
+	19, // 14: juicefs.csi.launch.v1.Reply.hand_off:type_name -> juicefs.csi.launch.v1.HandOffResult
+	21, // 15: juicefs.csi.launch.v1.Reply.borrow:type_name -> juicefs.csi.launch.v1.BorrowResult
+	23, // 16: juicefs.csi.launch.v1.Reply.stop:type_name -> juicefs.csi.launch.v1.StopResult
+	27, // 17: juicefs.csi.launch.v1.Reply.status:type_name -> juicefs.csi.launch.v1.Status
+	25, // 18: juicefs.csi.launch.v1.Reply.run_stage:type_name -> juicefs.csi.launch.v1.RunStageResult
+	6,  // 19: juicefs.csi.launch.v1.Event.hello:type_name -> juicefs.csi.launch.v1.Hello
+	28, // 20: juicefs.csi.launch.v1.Event.stage_started:type_name -> juicefs.csi.launch.v1.StageStarted
+	29, // 21: juicefs.csi.launch.v1.Event.stage_ended:type_name -> juicefs.csi.launch.v1.StageEnded
+	30, // 22: juicefs.csi.launch.v1.Event.waiting:type_name -> juicefs.csi.launch.v1.Waiting
+	31, // 23: juicefs.csi.launch.v1.Event.serving:type_name -> juicefs.csi.launch.v1.Serving
+	32, // 24: juicefs.csi.launch.v1.Event.client_ended:type_name -> juicefs.csi.launch.v1.ClientEnded
+	33, // 25: juicefs.csi.launch.v1.Event.terminating:type_name -> juicefs.csi.launch.v1.Terminating
+	27, // 26: juicefs.csi.launch.v1.Hello.status:type_name -> juicefs.csi.launch.v1.Status
+	8,  // 27: juicefs.csi.launch.v1.Spec.stages:type_name -> juicefs.csi.launch.v1.Stage
+	9,  // 28: juicefs.csi.launch.v1.Spec.client:type_name -> juicefs.csi.launch.v1.Process
+	10, // 29: juicefs.csi.launch.v1.Spec.files:type_name -> juicefs.csi.launch.v1.File
+	11, // 30: juicefs.csi.launch.v1.Spec.env:type_name -> juicefs.csi.launch.v1.EnvVar
+	9,  // 31: juicefs.csi.launch.v1.Stage.process:type_name -> juicefs.csi.launch.v1.Process
+	35, // 32: juicefs.csi.launch.v1.Stage.timeout:type_name -> google.protobuf.Duration
+	7,  // 33: juicefs.csi.launch.v1.Start.spec:type_name -> juicefs.csi.launch.v1.Spec
+	35, // 34: juicefs.csi.launch.v1.HandOff.timeout:type_name -> google.protobuf.Duration
+	35, // 35: juicefs.csi.launch.v1.Stop.grace:type_name -> google.protobuf.Duration
+	8,  // 36: juicefs.csi.launch.v1.RunStage.stage:type_name -> juicefs.csi.launch.v1.Stage
+	34, // 37: juicefs.csi.launch.v1.RunStageResult.exit:type_name -> juicefs.csi.launch.v1.ExitStatus
+	0,  // 38: juicefs.csi.launch.v1.Status.state:type_name -> juicefs.csi.launch.v1.Status.State
+	34, // 39: juicefs.csi.launch.v1.StageEnded.exit:type_name -> juicefs.csi.launch.v1.ExitStatus
+	34, // 40: juicefs.csi.launch.v1.ClientEnded.exit:type_name -> juicefs.csi.launch.v1.ExitStatus
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_juicefs_csi_launch_v1_launch_proto_init() }
@@ -2416,6 +2560,7 @@ func file_juicefs_csi_launch_v1_launch_proto_init() {
 		(*Command_Borrow)(nil),
 		(*Command_Stop)(nil),
 		(*Command_GetStatus)(nil),
+		(*Command_RunStage)(nil),
 	}
 	file_juicefs_csi_launch_v1_launch_proto_msgTypes[1].OneofWrappers = []any{
 		(*Message_Reply)(nil),
@@ -2429,6 +2574,7 @@ func file_juicefs_csi_launch_v1_launch_proto_init() {
 		(*Reply_Borrow)(nil),
 		(*Reply_Stop)(nil),
 		(*Reply_Status)(nil),
+		(*Reply_RunStage)(nil),
 	}
 	file_juicefs_csi_launch_v1_launch_proto_msgTypes[4].OneofWrappers = []any{
 		(*Event_Hello)(nil),
@@ -2445,7 +2591,7 @@ func file_juicefs_csi_launch_v1_launch_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_juicefs_csi_launch_v1_launch_proto_rawDesc), len(file_juicefs_csi_launch_v1_launch_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
