@@ -161,14 +161,14 @@ func (o options) placeCache(in Inputs, gathered *cacheGather, shape *PodShape, f
 	for _, dir := range gathered.hostDirs {
 		named, list = append(named, dir), append(list, dir)
 	}
-	own := shape.runsAsOther()
+	own := shape.UID() != 0
 	for _, dir := range named {
 		if slices.ContainsFunc(shape.VolumeMounts, func(mount corev1.VolumeMount) bool { return isBelow(dir, path.Clean(mount.MountPath)) }) {
 			continue // The user's volume, not a directory of the host.
 		}
 		host := dir
 		if own {
-			host = UserCacheDir(dir, *shape.RunAsUser)
+			host = UserCacheDir(dir, shape.UID())
 			for i := range list {
 				if path.Clean(list[i]) == dir {
 					list[i] = host
@@ -193,9 +193,6 @@ func (o options) placeCache(in Inputs, gathered *cacheGather, shape *PodShape, f
 func UserCacheDir(dir string, uid int64) string {
 	return path.Join(dir, "uid-"+strconv.FormatInt(uid, 10))
 }
-
-// runsAsOther says whether the pod does not run as root.
-func (s *PodShape) runsAsOther() bool { return s.RunAsUser != nil && *s.RunAsUser != 0 }
 
 // splitCacheDirs are the places of the cache-dir option as they are written;
 // besides other places there is no cache in memory.

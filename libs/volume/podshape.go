@@ -85,3 +85,11 @@ type Resources struct {
 	Requests map[string]string
 	Limits   map[string]string
 }
+
+// UID is the user of the pod; 0 is root.
+func (s *PodShape) UID() int64 {
+	if s.RunAsUser == nil {
+		return 0
+	}
+	return *s.RunAsUser
+}

@@ -78,7 +78,7 @@ func Run(ctx context.Context, o Options) error {
 	mounts := manager.New(facts, manager.Parts{
 		Store: records, Secrets: secrets, Log: log, Metrics: counters,
 		Vault:  custody.NewClient(o.VaultSocket, log),
-		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir),
+		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir).WithLauncher(o.launcher()),
 		Prober: probe.New(self),
 	})
 	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
@@ -134,7 +134,7 @@ func nodeFacts(o Options) (manager.Options, error) {
 		return manager.Options{}, fmt.Errorf("read the kernel's release: %w", err)
 	}
 	return manager.Options{
-		Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
+		Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir, CacheRoots: o.cacheRoots(),
 		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: o.defaults(), Config: func() (volume.Config, error) { return readConfig(o.ConfigFile) },
 	}, nil

@@ -44,13 +44,17 @@ func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, erro
 	client := store.Client{
 		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
 		Image:   s.settings.Pod.Image, StartedAt: time.Now().UTC(),
+		RunAsUser: uint32(s.settings.Pod.UID()),
 	}
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
 	}
+	if err := m.manager.options.CacheRoots.Prepare(s.settings.Pod); err != nil {
+		return nil, err
+	}
 	uid, err := m.manager.Host.Create(ctx, mountpod.Spec{
 		Name: client.PodName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
-		Settings: s.settings, Targets: targets(record),
+		Settings: s.settings.WithMountPoint(record.MountPath), Targets: targets(record),
 	})
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/cachedir"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
@@ -39,6 +40,8 @@ type Options struct {
 	KubeletDir string
 	// LauncherDir is the host directory that holds jfs-launch.
 	LauncherDir string
+	// CacheRoots are where cache directories of the host are prepared.
+	CacheRoots cachedir.Roots
 	// BootID names this boot of the kernel: no mount survives it.
 	BootID string
 	// KernelRelease is part of what decides the INIT request of a connection.
@@ -175,6 +178,9 @@ func (m *Manager) acquire(request PublishRequest, reference store.Reference) (ac
 		return acquired{}, err
 	}
 	settings, err := volume.Resolve(inputs)
+	if err == nil {
+		err = supported(settings)
+	}
 	if err != nil {
 		return acquired{}, err
 	}
@@ -244,7 +250,7 @@ func (m *Manager) inputs(request PublishRequest) (volume.Inputs, error) {
 		VolumeID: request.VolumeID, Attributes: request.Attributes, MountOptions: request.MountOptions,
 		ReadOnly: request.ReadOnly, Secret: request.Secret,
 		Node:   volume.Object{Name: m.options.Node, Labels: m.options.NodeLabels},
-		App:    volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name},
+		App:    volume.App{Object: volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name}},
 		Config: config, Defaults: m.options.Defaults,
 	}, nil
 }
