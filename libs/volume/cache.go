@@ -3,6 +3,7 @@ package volume
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -223,4 +224,20 @@ func readCacheDirs(written string, faults *faults) []string {
 		}
 	}
 	return dirs
+}
+
+// WithoutCache are the inputs of a client that keeps no cache: nothing of the
+// volume or the ConfigMap gives it one. Its option cache-dir is left alone.
+func (in Inputs) WithoutCache() Inputs {
+	in.Attributes = maps.Clone(in.Attributes)
+	in.Claim.Annotations = maps.Clone(in.Claim.Annotations)
+	for _, key := range []string{attributeCachePVC, attributeCacheEmptyDir, attributeCacheInlineVolume} {
+		delete(in.Attributes, key)
+		delete(in.Claim.Annotations, key)
+	}
+	in.Config.MountPodPatch = slices.Clone(in.Config.MountPodPatch)
+	for i := range in.Config.MountPodPatch {
+		in.Config.MountPodPatch[i].CacheDirs = nil
+	}
+	return in
 }

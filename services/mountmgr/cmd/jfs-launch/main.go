@@ -28,7 +28,7 @@ const usage = `usage: jfs-launch serve --socket=PATH [--pass-env=NAME,...] [--te
        jfs-launch install DIRECTORY
        jfs-launch expand PROGRAM [ARGUMENT | --FLAG=${NAME}]...
        jfs-launch reach HOST:PORT
-       jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h] [--termination-log=FILE]
+       jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h] [--pass-env=NAME,...] [--termination-log=FILE]
        jfs-launch version
 `
 

@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"flag"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,6 +27,14 @@ func Expand(argv, environment []string) []string {
 		}
 	}
 	return expanded
+}
+
+// passEnvFlag registers the flag for passOn.
+func passEnvFlag(flags *flag.FlagSet, names *[]string) {
+	flags.Func("pass-env", "comma list of environment `variables` that the client gets too", func(list string) error {
+		*names = strings.Split(list, ",")
+		return nil
+	})
 }
 
 // passOn adds the variables of the program's own environment that are to be

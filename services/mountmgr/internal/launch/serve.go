@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,10 +48,7 @@ type Options struct {
 // AddFlags registers the flags of serve.
 func (o *Options) AddFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.Socket, "socket", "", "path of the `socket` that the mount manager connects to")
-	flags.Func("pass-env", "comma list of environment `variables` that the client gets too", func(list string) error {
-		o.PassEnv = strings.Split(list, ",")
-		return nil
-	})
+	passEnvFlag(flags, &o.PassEnv)
 	flags.DurationVar(&o.RestartPause, "restart-pause", 100*time.Millisecond,
 		"`wait` before a client that ended twice is started again; doubles up to 5s")
 	flags.StringVar(&o.TerminationLog, "termination-log", defaultTerminationLog, terminationLogUsage)
