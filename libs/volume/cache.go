@@ -157,35 +157,41 @@ func (o options) placeCache(in Inputs, gathered *cacheGather, shape *PodShape, f
 		written = in.Defaults.CacheDir
 		o.set(option{key: "cache-dir", value: written, hasValue: true})
 	}
-	named := readCacheDirs(written, faults)
-	list := splitCacheDirs(written, others)
-	for _, dir := range gathered.hostDirs {
-		named, list = append(named, dir), append(list, dir)
-	}
-	own := shape.UID() != 0
+	named := slices.Concat(readCacheDirs(written, faults), gathered.hostDirs)
+	list := slices.Concat(splitCacheDirs(written, others), gathered.hostDirs)
 	for _, dir := range named {
-		if slices.ContainsFunc(shape.VolumeMounts, func(mount corev1.VolumeMount) bool { return isBelow(dir, path.Clean(mount.MountPath)) }) {
-			continue // The user's volume, not a directory of the host.
+		if shape.mountsOver(dir) {
+			continue
 		}
-		host := dir
-		if own {
-			host = UserCacheDir(dir, shape.UID())
-			for i := range list {
-				if path.Clean(list[i]) == dir {
-					list[i] = host
-				}
+		shape.CacheDirs = append(shape.CacheDirs, shape.ownCacheDir(dir))
+		for i := range list {
+			if path.Clean(list[i]) == dir && shape.UID() != 0 {
+				list[i] = shape.ownCacheDir(dir)
 			}
 		}
-		shape.CacheDirs = append(shape.CacheDirs, host)
 	}
 	slices.Sort(shape.CacheDirs)
 	shape.CacheDirs = slices.Compact(shape.CacheDirs)
 	for _, volume := range gathered.volumes {
 		list = append(list, volume.Path)
 	}
-	if (others || own) && len(list) > 0 {
+	if (others || shape.UID() != 0) && len(list) > 0 {
 		o.set(option{key: "cache-dir", value: strings.Join(list, ":"), hasValue: true})
 	}
+}
+
+// mountsOver says whether the directory is in a volume of the user's, and not
+// the host's.
+func (s *PodShape) mountsOver(dir string) bool {
+	return slices.ContainsFunc(s.VolumeMounts, func(mount corev1.VolumeMount) bool { return isBelow(dir, path.Clean(mount.MountPath)) })
+}
+
+// ownCacheDir is the part of a cache directory of the host that the pod gets.
+func (s *PodShape) ownCacheDir(dir string) string {
+	if s.UID() == 0 {
+		return dir
+	}
+	return UserCacheDir(dir, s.UID())
 }
 
 // UserCacheDir is the part of a cache directory that belongs to one user: the

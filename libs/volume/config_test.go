@@ -46,36 +46,46 @@ mountPodPatch:
 
 func TestParseConfigFaults(t *testing.T) {
 	for text, want := range map[string]string{
-		"enableSetQuta: true":                                                                              `unknown field "enableSetQuta"`,
-		"mountPodPatch: [{ceMountImages: x}]":                                                              `unknown field "mountPodPatch[0].ceMountImages"`,
-		"mountPodPatch: [{nodeSelector: {matchExpressions: [{key: a}]}}]":                                  "mountPodPatch[0].nodeSelector",
-		"mountPodPatch: [{imagePullPolicy: Sometimes}]":                                                    "mountPodPatch[0].imagePullPolicy",
-		"mountPodPatch: [{env: [{name: JFS_SUPERVISOR, value: a}]}]":                                       "mountPodPatch[0].env[0].name",
-		"mountPodPatch: [{terminationGracePeriodSeconds: -1}]":                                             "mountPodPatch[0].terminationGracePeriodSeconds",
-		"mountPodPatch: [{resources: {limits: {cpu: much}}}]":                                              "quantities",
-		"mountPodPatch: [{pvcSelector: {matchName: a/b/c}}]":                                               "mountPodPatch[0].pvcSelector.matchName",
-		"mountPodPatch: [{dnsPolicy: Some}]":                                                               "mountPodPatch[0].dnsPolicy",
-		"mountPodPatch: [{runAsUser: -1}]":                                                                 "mountPodPatch[0].runAsUser",
-		"mountPodPatch: [{cacheDirs: [{type: Disk}]}]":                                                     "mountPodPatch[0].cacheDirs[0].type",
-		"mountPodPatch: [{cacheDirs: [{type: HostPath, path: x}]}]":                                        "mountPodPatch[0].cacheDirs[0].path",
-		"mountPodPatch: [{cacheDirs: [{type: PVC}]}]":                                                      "mountPodPatch[0].cacheDirs[0].name",
-		"mountPodPatch: [{cacheDirs: [{type: EmptyDir, sizeLimit: big}]}]":                                 "mountPodPatch[0].cacheDirs[0].sizeLimit",
-		"mountPodPatch: [{cacheDirs: [{type: Ephemeral}]}]":                                                "mountPodPatch[0].cacheDirs[0].storage",
-		"mountPodPatch: [{volumes: [{name: jfs-launch}]}]":                                                 "mountPodPatch[0].volumes[0].name",
-		"mountPodPatch: [{volumes: [{name: a}, {name: a}]}]":                                               "mountPodPatch[0].volumes[1].name",
-		"mountPodPatch: [{volumeMounts: [{name: a, mountPath: /a}]}]":                                      "mountPodPatch[0].volumeMounts[0].name",
-		"mountPodPatch: [{volumeDevices: [{name: a, devicePath: /a}]}]":                                    "mountPodPatch[0].volumeDevices[0].name",
-		"mountPodPatch: [{volumes: [{name: a}], volumeMounts: [{name: a, mountPath: /run/jfs-launch/x}]}]": "mountPodPatch[0].volumeMounts[0].mountPath",
-		"mountPodPatch: [{initContainers: [{name: launcher, image: x}]}]":                                  "mountPodPatch[0].initContainers[0].name",
-		"mountPodPatch: [{initContainers: [{name: own}]}]":                                                 "mountPodPatch[0].initContainers[0].image",
-		"mountPodPatch: [{resourcePercentages: {limits: {cpu: much}}}]":                                    "mountPodPatch[0].resourcePercentages.limits.cpu",
-		"mountPodPatch: [{resourcePercentages: {minLimits: {cpu: much}}}]":                                 "mountPodPatch[0].resourcePercentages.minLimits.cpu",
-		"mountPodPatch: [{env: [{name: A, value: b, valueFrom: {fieldRef: {fieldPath: x}}}]}]":             "mountPodPatch[0].env[0]",
-		"mountPodPatch: [{}, {mountOptions: ['=a']}, {pvcSelector: {matchX: a}}]":                          `unknown field "mountPodPatch[2].pvcSelector.matchX"`,
+		"enableSetQuta: true":                                                     `unknown field "enableSetQuta"`,
+		"mountPodPatch: [{ceMountImages: x}]":                                     `unknown field "mountPodPatch[0].ceMountImages"`,
+		"mountPodPatch: [{nodeSelector: {matchExpressions: [{key: a}]}}]":         "mountPodPatch[0].nodeSelector",
+		"mountPodPatch: [{resources: {limits: {cpu: much}}}]":                     "quantities",
+		"mountPodPatch: [{}, {mountOptions: ['=a']}, {pvcSelector: {matchX: a}}]": `unknown field "mountPodPatch[2].pvcSelector.matchX"`,
 	} {
 		_, err := ParseConfig([]byte(text))
 		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want it to name %s", text, err, want)
+		}
+	}
+}
+
+func TestFaultsOfAnItem(t *testing.T) {
+	for item, want := range map[string]string{
+		"{imagePullPolicy: Sometimes}":                                                    "imagePullPolicy",
+		"{env: [{name: JFS_SUPERVISOR, value: a}]}":                                       "env[0].name",
+		"{terminationGracePeriodSeconds: -1}":                                             "terminationGracePeriodSeconds",
+		"{pvcSelector: {matchName: a/b/c}}":                                               "pvcSelector.matchName",
+		"{dnsPolicy: Some}":                                                               "dnsPolicy",
+		"{runAsUser: -1}":                                                                 "runAsUser",
+		"{cacheDirs: [{type: Disk}]}":                                                     "cacheDirs[0].type",
+		"{cacheDirs: [{type: HostPath, path: x}]}":                                        "cacheDirs[0].path",
+		"{cacheDirs: [{type: PVC}]}":                                                      "cacheDirs[0].name",
+		"{cacheDirs: [{type: EmptyDir, sizeLimit: big}]}":                                 "cacheDirs[0].sizeLimit",
+		"{cacheDirs: [{type: Ephemeral}]}":                                                "cacheDirs[0].storage",
+		"{volumes: [{name: jfs-launch}]}":                                                 "volumes[0].name",
+		"{volumes: [{name: a}, {name: a}]}":                                               "volumes[1].name",
+		"{volumeMounts: [{name: a, mountPath: /a}]}":                                      "volumeMounts[0].name",
+		"{volumeDevices: [{name: a, devicePath: /a}]}":                                    "volumeDevices[0].name",
+		"{volumes: [{name: a}], volumeMounts: [{name: a, mountPath: /run/jfs-launch/x}]}": "volumeMounts[0].mountPath",
+		"{initContainers: [{name: launcher, image: x}]}":                                  "initContainers[0].name",
+		"{initContainers: [{name: own}]}":                                                 "initContainers[0].image",
+		"{resourcePercentages: {limits: {cpu: much}}}":                                    "resourcePercentages.limits.cpu",
+		"{resourcePercentages: {minLimits: {cpu: much}}}":                                 "resourcePercentages.minLimits.cpu",
+		"{env: [{name: A, value: b, valueFrom: {fieldRef: {fieldPath: x}}}]}":             "env[0]",
+	} {
+		_, err := ParseConfig([]byte("mountPodPatch: [" + item + "]"))
+		if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "mountPodPatch[0]."+want) {
+			t.Errorf("%s: got %v, want it to name %s", item, err, want)
 		}
 	}
 }

@@ -116,16 +116,21 @@ func (p *ResourcePercentages) leastLimit(name string) string {
 	return map[string]string{"cpu": "100m", "memory": "300Mi"}[name]
 }
 
+func (p *ResourcePercentages) atLeast(name string, limit resource.Quantity) resource.Quantity {
+	least, err := resource.ParseQuantity(p.leastLimit(name))
+	if err != nil || limit.Cmp(least) >= 0 {
+		return limit
+	}
+	return least
+}
+
 // apply sets the shares of what is known of the application, and leaves the
 // rest as it is.
 func (p *ResourcePercentages) apply(resources *Resources, app Resources) {
 	limits, requests := maps.Clone(resources.Limits), maps.Clone(resources.Requests)
 	for name, share := range p.Limits {
 		if limit, known := shareOf(name, share, app.Limits[name]); known {
-			if least, err := resource.ParseQuantity(p.leastLimit(name)); err == nil && limit.Cmp(least) < 0 {
-				limit = least
-			}
-			limits = put(limits, name, limit)
+			limits = put(limits, name, p.atLeast(name, limit))
 		}
 	}
 	for name, share := range p.Requests {
@@ -133,15 +138,19 @@ func (p *ResourcePercentages) apply(resources *Resources, app Resources) {
 			requests = put(requests, name, request)
 		}
 	}
-	for name, text := range limits {
-		limit, err := resource.ParseQuantity(text)
-		if request, found := requests[name]; found && err == nil {
-			if asked, err := resource.ParseQuantity(request); err == nil && asked.Cmp(limit) > 0 {
-				requests[name] = text
-			}
+	*resources = Resources{Requests: requests, Limits: limits}
+	resources.capRequests()
+}
+
+// capRequests lowers requests to their limits.
+func (r *Resources) capRequests() {
+	for name, text := range r.Limits {
+		limit, wrongLimit := resource.ParseQuantity(text)
+		request, wrongRequest := resource.ParseQuantity(r.Requests[name])
+		if wrongLimit == nil && wrongRequest == nil && request.Cmp(limit) > 0 {
+			r.Requests[name] = text
 		}
 	}
-	*resources = Resources{Requests: requests, Limits: limits}
 }
 
 func put(quantities map[string]string, name string, quantity resource.Quantity) map[string]string {
