@@ -39,9 +39,9 @@ func NewPods(client kubernetes.Interface, namespace, node, kubeletDir string) *P
 
 // WithLauncher is a copy whose pods get jfs-launch from elsewhere than the host
 // directory of their spec.
-func (p *Pods) WithLauncher(launcher Launcher) *Pods {
+func (p *Pods) WithLauncher(source Launcher) *Pods {
 	other := *p
-	other.launcher = launcher
+	other.launcher = source
 	return &other
 }
 
