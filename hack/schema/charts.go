@@ -150,6 +150,7 @@ func mountmgrKeys() map[string]schema {
 	return map[string]schema{
 		"metricsPort":            port(),
 		"fdvault":                object(map[string]schema{"resources": resources()}),
+		"launcher":               object(map[string]schema{"source": oneOf("hostPath", "image", "initContainer")}),
 		"cacheDir":               matching(absolutePath),
 		"mountMode":              oneOf("pod", "process"),
 		"processImages":          arrayOf(matching(nonEmpty)),

@@ -1,17 +1,11 @@
 package volume
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 	"unicode"
-
-	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // Keys of volume attributes, which are the parameters of a StorageClass too.
@@ -42,6 +36,9 @@ const (
 
 	attributeProtection  = "csi.juicefs.com/crash-protection"
 	attributeWarmStandby = "csi.juicefs.com/warm-standby"
+	attributeRunAsUser   = "csi.juicefs.com/run-as-user"
+	attributeRunAsGroup  = "csi.juicefs.com/run-as-group"
+	attributeFSGroup     = "csi.juicefs.com/fs-group"
 
 	// Set by Kubernetes and its provisioner.
 	prefixKubernetes       = "csi.storage.k8s.io/"
@@ -58,6 +55,7 @@ func knownAttributes() []string {
 		attributeCleanCache, attributeHostPath,
 		attributeCachePVC, attributeCacheEmptyDir, attributeCacheInlineVolume,
 		attributeProtection, attributeWarmStandby,
+		attributeRunAsUser, attributeRunAsGroup, attributeFSGroup,
 	}
 }
 
@@ -73,11 +71,6 @@ func checkAttributes(attributes map[string]string, faults *faults) {
 			continue
 		}
 		faults.add(sourceAttribute, key, "is not known")
-	}
-	for _, key := range []string{attributeCachePVC, attributeCacheEmptyDir, attributeCacheInlineVolume, attributeWarmStandby} {
-		if attributes[key] != "" {
-			faults.add(sourceAttribute, key, "is not supported yet")
-		}
 	}
 	if err := CheckSubPath(attributes[AttributeSubPath]); err != nil {
 		faults.add(sourceAttribute, AttributeSubPath, "%v", err)
@@ -128,133 +121,4 @@ func editDistance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// shapeFromAttributes reads what attributes say about the mount pod.
-func shapeFromAttributes(in Inputs, faults *faults) PodShape {
-	attributes := in.Attributes
-	shape := PodShape{
-		Image:          cmp.Or(attributes[attributeImage], in.Defaults.CommunityImage),
-		ServiceAccount: cmp.Or(attributes[attributeServiceAccount], in.Defaults.ServiceAccount),
-		PriorityClass:  in.Defaults.PriorityClass,
-		Labels:         stringMapAttribute(attributes, attributeLabels, faults),
-		Annotations:    stringMapAttribute(attributes, attributeAnnotations, faults),
-		Resources:      readResources(in, faults),
-	}
-	for dir := range strings.SplitSeq(attributes[attributeHostPath], ",") {
-		dir = strings.TrimSpace(dir)
-		if dir == "" {
-			continue
-		}
-		if !isCleanAbsolute(dir) {
-			faults.add(sourceAttribute, attributeHostPath, "%q is not an absolute path without . and ..", dir)
-			continue
-		}
-		shape.HostPaths = append(shape.HostPaths, path.Clean(dir))
-	}
-	slices.Sort(shape.HostPaths)
-	shape.HostPaths = slices.Compact(shape.HostPaths)
-	return shape
-}
-
-func stringMapAttribute(attributes map[string]string, key string, faults *faults) map[string]string {
-	text := attributes[key]
-	if text == "" {
-		return map[string]string{}
-	}
-	values, err := parseStringMap(text)
-	if err != nil {
-		faults.add(sourceAttribute, key, "%q is not a JSON or YAML map of names to values", text)
-		return map[string]string{}
-	}
-	return values
-}
-
-// readResources starts with what the existing driver gives every mount pod. An
-// annotation of the claim wins over an attribute. "0" drops a limit; a request
-// of zero is kept, since Kubernetes takes a limit for a missing request.
-func readResources(in Inputs, faults *faults) Resources {
-	resources := Resources{
-		Requests: map[string]string{"cpu": "1", "memory": "1Gi"},
-		Limits:   map[string]string{"cpu": "5", "memory": "5Gi"},
-	}
-	asked := map[string]bool{}
-	for _, field := range []struct {
-		key, name string
-		limit     bool
-	}{
-		{attributeCPULimit, "cpu", true},
-		{attributeMemoryLimit, "memory", true},
-		{attributeCPURequest, "cpu", false},
-		{attributeMemoryRequest, "memory", false},
-	} {
-		source, text := sourceClaim, in.Claim.Annotations[field.key]
-		if text == "" {
-			source, text = sourceAttribute, in.Attributes[field.key]
-		}
-		if text == "" {
-			continue
-		}
-		quantity, err := resource.ParseQuantity(text)
-		if err != nil || quantity.Sign() < 0 {
-			faults.add(source, field.key, "%q is not a quantity such as 500m or 1Gi", text)
-			continue
-		}
-		switch {
-		case field.limit && quantity.IsZero():
-			delete(resources.Limits, field.name)
-		case field.limit:
-			resources.Limits[field.name] = quantity.String()
-		default:
-			resources.Requests[field.name] = quantity.String()
-			asked[field.name] = true
-		}
-	}
-	capRequests(resources, asked, faults)
-	return resources
-}
-
-// capRequests lowers default requests to the limits that a user set: Kubernetes
-// refuses a pod that requests more than its limit.
-func capRequests(resources Resources, asked map[string]bool, faults *faults) {
-	for _, name := range slices.Sorted(maps.Keys(resources.Limits)) {
-		limit := resource.MustParse(resources.Limits[name])
-		text, found := resources.Requests[name]
-		if !found {
-			continue
-		}
-		if request := resource.MustParse(text); request.Cmp(limit) <= 0 {
-			continue
-		}
-		if asked[name] {
-			faults.add(sourceAttribute, "juicefs/mount-"+name+"-request", "%s is more than the limit, %s", text, limit.String())
-			continue
-		}
-		resources.Requests[name] = limit.String()
-	}
-}
-
-// readLife reads what attributes say about the end and the recovery of a mount.
-func readLife(attributes map[string]string, settings *Settings, faults *faults) {
-	if text := attributes[attributeDeleteDelay]; text != "" {
-		delay, err := time.ParseDuration(text)
-		if err != nil || delay < 0 {
-			faults.add(sourceAttribute, attributeDeleteDelay, "%q is not a duration such as 5m or 1h30m", text)
-		}
-		settings.DeleteDelay = delay
-	}
-	if text := attributes[attributeCleanCache]; text != "" {
-		clean, err := strconv.ParseBool(text)
-		if err != nil {
-			faults.add(sourceAttribute, attributeCleanCache, "%q is neither true nor false", text)
-		}
-		settings.CleanCache = clean
-	}
-	settings.Protection = ProtectFull
-	if text := attributes[attributeProtection]; text != "" {
-		settings.Protection = Protection(text)
-		if !slices.Contains([]Protection{ProtectFull, ProtectSession, ProtectConnection}, settings.Protection) {
-			faults.add(sourceAttribute, attributeProtection, "%q is none of full, session, connection", text)
-		}
-	}
 }

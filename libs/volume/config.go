@@ -3,7 +3,6 @@ package volume
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -46,7 +45,11 @@ type Patch struct {
 	Env                           []corev1.EnvVar              `json:"env,omitempty"`
 	MountOptions                  []string                     `json:"mountOptions,omitempty"`
 
-	// Read, so that a ConfigMap of the existing driver loads; see Unapplied.
+	// RunAsUser, RunAsGroup and FSGroup are ids of the mount pod; they are ours.
+	RunAsUser  *int64 `json:"runAsUser,omitempty"`
+	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
+	FSGroup    *int64 `json:"fsGroup,omitempty"`
+
 	CacheDirs           []CacheDir           `json:"cacheDirs,omitempty"`
 	HostPID             *bool                `json:"hostPID,omitempty"`
 	DNSConfig           *corev1.PodDNSConfig `json:"dnsConfig,omitempty"`
@@ -67,7 +70,8 @@ type Patch struct {
 // PVCSelector chooses mounts by the claim; the terms that are set must all
 // match.
 type PVCSelector struct {
-	metav1.LabelSelector  `json:",inline"`
+	metav1.LabelSelector `json:",inline"`
+	// MatchName is the name of a claim, or namespace/name.
 	MatchName             string `json:"matchName,omitempty"`
 	MatchStorageClassName string `json:"matchStorageClassName,omitempty"`
 }
@@ -82,13 +86,6 @@ type CacheDir struct {
 	StorageClassName *string                             `json:"storageClassName,omitempty"`
 	Storage          string                              `json:"storage,omitempty"`
 	AccessModes      []corev1.PersistentVolumeAccessMode `json:"accessModes,omitempty"`
-}
-
-// ResourcePercentages are shares of what the application's containers have.
-type ResourcePercentages struct {
-	Requests  map[string]string `json:"requests,omitempty"`
-	Limits    map[string]string `json:"limits,omitempty"`
-	MinLimits map[string]string `json:"minLimits,omitempty"`
 }
 
 // ParseConfig reads config.yaml. Keys that it does not know are errors, since
@@ -112,87 +109,4 @@ func ParseConfig(text []byte) (Config, error) {
 		return Config{}, fmt.Errorf("read config.yaml: %w", err)
 	}
 	return config, nil
-}
-
-// check finds what could never apply.
-func (p *Patch) check(key string, faults *faults) {
-	if p.PVCSelector != nil {
-		if _, err := metav1.LabelSelectorAsSelector(&p.PVCSelector.LabelSelector); err != nil {
-			faults.add(sourceConfig, key+".pvcSelector", "%v", err)
-		}
-	}
-	if p.NodeSelector != nil {
-		if _, err := metav1.LabelSelectorAsSelector(p.NodeSelector); err != nil {
-			faults.add(sourceConfig, key+".nodeSelector", "%v", err)
-		}
-	}
-	if !slices.Contains([]corev1.PullPolicy{"", corev1.PullAlways, corev1.PullNever, corev1.PullIfNotPresent}, p.ImagePullPolicy) {
-		faults.add(sourceConfig, key+".imagePullPolicy", "%q is none of Always, IfNotPresent, Never", p.ImagePullPolicy)
-	}
-	if p.TerminationGracePeriodSeconds != nil && *p.TerminationGracePeriodSeconds < 0 {
-		faults.add(sourceConfig, key+".terminationGracePeriodSeconds", "must not be negative")
-	}
-	for i, env := range p.Env {
-		if env.Name == "" || strings.ContainsAny(env.Name, "= \x00") {
-			faults.add(sourceConfig, fmt.Sprintf("%s.env[%d].name", key, i), "%q is not a name of an environment variable", env.Name)
-		}
-		if slices.Contains(reservedEnv(), env.Name) {
-			faults.add(sourceConfig, fmt.Sprintf("%s.env[%d].name", key, i), "%s is set by the driver", env.Name)
-		}
-	}
-	parsed := options{}
-	parsed.addList(strings.Join(p.MountOptions, ","), faults)
-}
-
-// Unapplied lists the keys that are set and have no effect yet, for a warning
-// at start and in the events of the driver.
-func (c Config) Unapplied() []string {
-	var keys []string
-	note := func(set bool, key string) {
-		if set {
-			keys = append(keys, key)
-		}
-	}
-	note(c.EnableNodeSelector != nil, "enableNodeSelector")
-	note(c.EnableNativeSidecar != nil, "enableNativeSidecar")
-	note(c.EnableControllerSetQuota != nil, "enableControllerSetQuota")
-	note(c.EnableKubeletListMountPod != nil, "enableKubeletListMountPod")
-	for i, patch := range c.MountPodPatch {
-		for _, key := range patch.unapplied() {
-			keys = append(keys, fmt.Sprintf("mountPodPatch[%d].%s", i, key))
-		}
-	}
-	return keys
-}
-
-func (p *Patch) unapplied() []string {
-	var keys []string
-	note := func(set bool, key string) {
-		if set {
-			keys = append(keys, key)
-		}
-	}
-	note(p.CacheDirs != nil, "cacheDirs")
-	note(p.HostPID != nil, "hostPID")
-	note(p.DNSConfig != nil, "dnsConfig")
-	note(p.DNSPolicy != "", "dnsPolicy")
-	note(p.HostnameKey != "", "hostnameKey")
-	note(p.LivenessProbe != nil, "livenessProbe")
-	note(p.ReadinessProbe != nil, "readinessProbe")
-	note(p.StartupProbe != nil, "startupProbe")
-	note(p.Lifecycle != nil, "lifecycle")
-	note(p.ResourcePercentages != nil, "resourcePercentages")
-	note(p.Volumes != nil, "volumes")
-	note(p.VolumeDevices != nil, "volumeDevices")
-	note(p.VolumeMounts != nil, "volumeMounts")
-	note(p.InitContainers != nil, "initContainers")
-	for i, env := range p.Env {
-		note(env.ValueFrom != nil, fmt.Sprintf("env[%d].valueFrom", i))
-	}
-	return keys
-}
-
-// setsQuota says whether dynamic volumes get their capacity as a quota.
-func (c Config) setsQuota() bool {
-	return c.EnableSetQuota == nil || *c.EnableSetQuota
 }

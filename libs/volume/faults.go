@@ -15,6 +15,10 @@ const (
 	sourceClaim     = "PersistentVolumeClaim annotation"
 	sourceOption    = "mount option"
 	sourceConfig    = "ConfigMap key"
+
+	// sourcePodAnnotation is an annotation that attributes or the ConfigMap give
+	// the mount pod.
+	sourcePodAnnotation = "annotation of the mount pod"
 )
 
 // faults collects everything that is wrong with the user's settings, so that

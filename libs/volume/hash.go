@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 )
 
 // hashLength is the longest value of a label.
@@ -16,15 +17,26 @@ const hashLength = 63
 func (s *Settings) hash() string {
 	canonical, err := json.Marshal(hashed{
 		Edition: s.Edition, FileSystem: s.FileSystem, UniqueID: s.UniqueID,
-		Stages: commands(s.Stages), Client: s.Client, Env: s.Env, Files: s.Files,
+		Stages: commands(s.Stages), Client: s.Client, Env: s.Env, Files: s.hashedFiles(),
 		Kernel: s.Kernel, Pod: s.Pod,
 		Protection: s.Protection, DeleteDelay: int64(s.DeleteDelay), CleanCache: s.CleanCache,
+		WarmStandby: s.WarmStandby,
 	})
 	if err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(canonical)
 	return hex.EncodeToString(sum[:])[:hashLength]
+}
+
+// hashedFiles are the files without the configuration of an Enterprise file
+// system, which its console changes while mounts run.
+func (s *Settings) hashedFiles() []File {
+	config := configFile(s.FileSystem)
+	if s.Edition != Enterprise || !slices.ContainsFunc(s.Files, func(f File) bool { return f.Path == config }) {
+		return s.Files
+	}
+	return slices.DeleteFunc(slices.Clone(s.Files), func(f File) bool { return f.Path == config })
 }
 
 // commands are the commands of the stages alone: how long the driver waits for
@@ -53,4 +65,5 @@ type hashed struct {
 	Protection  Protection
 	DeleteDelay int64
 	CleanCache  bool
+	WarmStandby bool `json:",omitempty"`
 }

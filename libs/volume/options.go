@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -190,29 +189,13 @@ func parseSize(text string) (int64, error) {
 // metricsPort reads the port of the metrics option; 0 lets the client choose.
 func (o options) metricsPort(faults *faults) int32 {
 	address := o.value("metrics")
+	if address == "" {
+		return 0 // The Enterprise client serves none unless it is asked to.
+	}
 	port, err := strconv.ParseUint(address[strings.LastIndexByte(address, ':')+1:], 10, 16)
 	if err != nil || !strings.Contains(address, ":") {
 		faults.add(sourceOption, "metrics", "%q is not an address, which looks like 0.0.0.0:9567", address)
 		return 0
 	}
 	return int32(port)
-}
-
-// cacheDirs are the host directories of the cache-dir option.
-func (o options) cacheDirs(faults *faults) []string {
-	var dirs []string
-	for dir := range strings.SplitSeq(o.value("cache-dir"), ":") {
-		dir = strings.TrimSpace(dir)
-		switch {
-		case dir == "" || dir == "memory":
-		case strings.ContainsAny(dir, "*?["):
-			faults.add(sourceOption, "cache-dir", "%q holds a wildcard; name every directory, separated by colons", dir)
-		case !isCleanAbsolute(dir) || dir == "/":
-			faults.add(sourceOption, "cache-dir", "%q is not an absolute path without . and ..", dir)
-		default:
-			dirs = append(dirs, path.Clean(dir))
-		}
-	}
-	slices.Sort(dirs)
-	return slices.Compact(dirs)
 }

@@ -1,7 +1,9 @@
 package volume
 
 import (
+	"cmp"
 	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,107 +26,112 @@ func patchFor(in Inputs) Patch {
 // matches says whether all selectors of the item match. ParseConfig has checked
 // the selectors; one that is invalid all the same matches nothing.
 func (p *Patch) matches(in Inputs) bool {
-	if p.NodeSelector != nil && !selects(p.NodeSelector, in.Node.Labels) {
+	if p.NodeSelector != nil && !selects(p.NodeSelector, in.Node) {
 		return false
 	}
 	if p.PVCSelector == nil {
 		return true
 	}
-	if name := p.PVCSelector.MatchName; name != "" && name != in.Claim.Name {
-		return false
+	if wanted := p.PVCSelector.MatchName; wanted != "" {
+		namespace, name, qualified := strings.Cut(wanted, "/")
+		if !qualified {
+			namespace, name = in.Claim.Namespace, wanted
+		}
+		if namespace != in.Claim.Namespace || name != in.Claim.Name {
+			return false
+		}
 	}
 	if class := p.PVCSelector.MatchStorageClassName; class != "" && class != in.StorageClass {
 		return false
 	}
-	return selects(&p.PVCSelector.LabelSelector, in.Claim.Labels)
+	return selects(&p.PVCSelector.LabelSelector, in.Claim)
 }
 
-func selects(selector *metav1.LabelSelector, set map[string]string) bool {
+// selects says whether the labels of the object match. Of an object that is not
+// known only the empty selector is sure to match: another one could ask that a
+// label is missing.
+func selects(selector *metav1.LabelSelector, object Object) bool {
 	compiled, err := metav1.LabelSelectorAsSelector(selector)
-	return err == nil && compiled.Matches(labels.Set(set))
+	if err != nil {
+		return false
+	}
+	known := object.Name != "" || object.Labels != nil
+	return compiled.Empty() || known && compiled.Matches(labels.Set(object.Labels))
 }
 
-// join replaces what the later item sets.
+// join puts a later item over the earlier ones: maps and lists of named things
+// are joined by name, everything else is replaced.
 func (p *Patch) join(later *Patch) {
-	if later.CEMountImage != "" {
-		p.CEMountImage = later.CEMountImage
+	p.CEMountImage = cmp.Or(later.CEMountImage, p.CEMountImage)
+	p.EEMountImage = cmp.Or(later.EEMountImage, p.EEMountImage)
+	p.ImagePullPolicy = cmp.Or(later.ImagePullPolicy, p.ImagePullPolicy)
+	p.Labels = joinMaps(p.Labels, later.Labels)
+	p.Annotations = joinMaps(p.Annotations, later.Annotations)
+	p.Resources = cmp.Or(later.Resources, p.Resources)
+	p.ResourcePercentages = cmp.Or(later.ResourcePercentages, p.ResourcePercentages)
+	p.TerminationGracePeriodSeconds = cmp.Or(later.TerminationGracePeriodSeconds, p.TerminationGracePeriodSeconds)
+	p.HostNetwork = cmp.Or(later.HostNetwork, p.HostNetwork)
+	p.HostPID = cmp.Or(later.HostPID, p.HostPID)
+	p.RunAsUser = cmp.Or(later.RunAsUser, p.RunAsUser)
+	p.RunAsGroup = cmp.Or(later.RunAsGroup, p.RunAsGroup)
+	p.FSGroup = cmp.Or(later.FSGroup, p.FSGroup)
+	p.DNSConfig = cmp.Or(later.DNSConfig, p.DNSConfig)
+	p.DNSPolicy = cmp.Or(later.DNSPolicy, p.DNSPolicy)
+	p.HostnameKey = cmp.Or(later.HostnameKey, p.HostnameKey)
+	p.LivenessProbe = cmp.Or(later.LivenessProbe, p.LivenessProbe)
+	p.ReadinessProbe = cmp.Or(later.ReadinessProbe, p.ReadinessProbe)
+	p.StartupProbe = cmp.Or(later.StartupProbe, p.StartupProbe)
+	p.Lifecycle = cmp.Or(later.Lifecycle, p.Lifecycle)
+	if later.CacheDirs != nil {
+		p.CacheDirs = later.CacheDirs
 	}
-	if later.EEMountImage != "" {
-		p.EEMountImage = later.EEMountImage
+	if later.InitContainers != nil {
+		p.InitContainers = later.InitContainers
 	}
-	if later.ImagePullPolicy != "" {
-		p.ImagePullPolicy = later.ImagePullPolicy
-	}
-	if later.Labels != nil {
-		p.Labels = later.Labels
-	}
-	if later.Annotations != nil {
-		p.Annotations = later.Annotations
-	}
-	if later.Resources != nil {
-		p.Resources = later.Resources
-	}
-	if later.TerminationGracePeriodSeconds != nil {
-		p.TerminationGracePeriodSeconds = later.TerminationGracePeriodSeconds
-	}
-	if later.HostNetwork != nil {
-		p.HostNetwork = later.HostNetwork
-	}
-	if later.Env != nil {
-		p.Env = later.Env
-	}
-	if later.MountOptions != nil {
-		p.MountOptions = later.MountOptions
-	}
+	// Of options, too, the later one of a name counts.
+	p.MountOptions = slices.Concat(p.MountOptions, later.MountOptions)
+	p.Env = joinLists(p.Env, later.Env, func(e corev1.EnvVar) string { return e.Name })
+	p.Volumes = joinLists(p.Volumes, later.Volumes, func(v corev1.Volume) string { return v.Name })
+	p.VolumeMounts = joinLists(p.VolumeMounts, later.VolumeMounts, func(m corev1.VolumeMount) string { return m.MountPath })
+	p.VolumeDevices = joinLists(p.VolumeDevices, later.VolumeDevices, func(d corev1.VolumeDevice) string { return d.DevicePath })
 }
 
-// applyTo changes the shape of the mount pod.
-func (p *Patch) applyTo(shape *PodShape) {
-	if p.CEMountImage != "" {
-		shape.Image = p.CEMountImage
+func joinMaps(earlier, later map[string]string) map[string]string {
+	if earlier == nil && later == nil {
+		return nil
 	}
-	if p.ImagePullPolicy != "" {
-		shape.ImagePullPolicy = string(p.ImagePullPolicy)
+	joined := maps.Clone(earlier)
+	if joined == nil {
+		joined = make(map[string]string)
 	}
-	maps.Copy(shape.Labels, p.Labels)
-	maps.Copy(shape.Annotations, p.Annotations)
-	if p.Resources != nil {
-		shape.Resources = Resources{
-			Requests: quantityTexts(p.Resources.Requests),
-			Limits:   quantityTexts(p.Resources.Limits),
+	maps.Copy(joined, later)
+	return joined
+}
+
+// joinLists appends, but in place of an earlier element of the same key.
+func joinLists[T any](earlier, later []T, key func(T) string) []T {
+	joined := slices.Clone(earlier)
+	for _, added := range later {
+		at := slices.IndexFunc(joined, func(element T) bool { return key(element) == key(added) })
+		if at < 0 {
+			joined = append(joined, added)
+		} else {
+			joined[at] = added
 		}
 	}
-	if p.TerminationGracePeriodSeconds != nil {
-		shape.TerminationGracePeriodSeconds = *p.TerminationGracePeriodSeconds
-	}
-	if p.HostNetwork != nil {
-		shape.HostNetwork = *p.HostNetwork
-	}
+	return joined
 }
 
-func quantityTexts(list corev1.ResourceList) map[string]string {
-	texts := make(map[string]string, len(list))
-	for name, quantity := range list {
-		texts[string(name)] = quantity.String()
+func (p *Patch) postStart() *corev1.LifecycleHandler {
+	if p.Lifecycle == nil {
+		return nil
 	}
-	return texts
+	return p.Lifecycle.PostStart
 }
 
-// applyEnv adds the variables that have a value; see Config.Unapplied.
-func (p *Patch) applyEnv(env map[string]string) {
-	for _, variable := range p.Env {
-		if variable.ValueFrom == nil {
-			env[variable.Name] = variable.Value
-		}
+func (p *Patch) preStop() *corev1.LifecycleHandler {
+	if p.Lifecycle == nil {
+		return nil
 	}
-}
-
-// templates replaces the placeholders that mountPodPatch may hold. The hash is
-// taken before, since a shared mount must not differ by volume.
-func templates(in Inputs) *strings.Replacer {
-	return strings.NewReplacer(
-		"${VOLUME_ID}", in.VolumeID,
-		"${VOLUME_NAME}", in.VolumeID,
-		"${SUB_PATH}", in.Attributes[AttributeSubPath],
-	)
+	return p.Lifecycle.PreStop
 }

@@ -1,10 +1,24 @@
 package volume
 
 import (
-	"maps"
+	"cmp"
+	"encoding/json"
 	"slices"
 	"strings"
 )
+
+// placeholders are texts and what takes their place, in turn.
+type placeholders []string
+
+// templates are the placeholders that mountPodPatch may hold. The hash is taken
+// before they are filled, since a shared mount must not differ by volume.
+func templates(in Inputs) placeholders {
+	return placeholders{
+		"${VOLUME_ID}", in.VolumeID,
+		"${VOLUME_NAME}", cmp.Or(in.VolumeName, in.VolumeID),
+		"${SUB_PATH}", in.Attributes[AttributeSubPath],
+	}
+}
 
 // ClientArgv is the argument vector of the client for a mount at the path.
 func (s Settings) ClientArgv(mountPoint string) []string {
@@ -14,34 +28,43 @@ func (s Settings) ClientArgv(mountPoint string) []string {
 // WithMountPoint is a copy of the settings for a mount at the path, wherever
 // the settings hold the placeholder MountPoint.
 func (s Settings) WithMountPoint(mountPoint string) Settings {
-	s.fill(strings.NewReplacer(MountPoint, mountPoint))
+	s.fill(placeholders{MountPoint, mountPoint})
 	return s
 }
 
 // fill replaces placeholders. It makes new slices and maps, so that copies of
 // the settings do not change.
-func (s *Settings) fill(replacer *strings.Replacer) {
-	s.Client = replaceAll(s.Client, replacer)
+func (s *Settings) fill(values placeholders) {
+	replacer := strings.NewReplacer(values...)
+	s.Client = slices.Clone(s.Client)
+	for i := range s.Client {
+		s.Client[i] = replacer.Replace(s.Client[i])
+	}
 	s.Env = slices.Clone(s.Env)
 	for i := range s.Env {
 		s.Env[i].Value = replacer.Replace(s.Env[i].Value)
 	}
-	s.Pod.Labels = replaceValues(s.Pod.Labels, replacer)
-	s.Pod.Annotations = replaceValues(s.Pod.Annotations, replacer)
+	s.Pod = s.Pod.filled(values)
 }
 
-func replaceAll(texts []string, replacer *strings.Replacer) []string {
-	texts = slices.Clone(texts)
-	for i := range texts {
-		texts[i] = replacer.Replace(texts[i])
+// filled replaces placeholders in every text of the shape, keys too, as the
+// existing driver does.
+func (s PodShape) filled(values placeholders) PodShape {
+	encoded, err := json.Marshal(s)
+	if err != nil {
+		return s
 	}
-	return texts
-}
-
-func replaceValues(values map[string]string, replacer *strings.Replacer) map[string]string {
-	values = maps.Clone(values)
-	for key, value := range values {
-		values[key] = replacer.Replace(value)
+	escaped := slices.Clone(values)
+	for i := 1; i < len(escaped); i += 2 {
+		quoted, err := json.Marshal(escaped[i])
+		if err != nil {
+			return s
+		}
+		escaped[i] = string(quoted[1 : len(quoted)-1])
 	}
-	return values
+	var filled PodShape
+	if err := json.Unmarshal([]byte(strings.NewReplacer(escaped...).Replace(string(encoded))), &filled); err != nil {
+		return s
+	}
+	return filled
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // LauncherPath is where mount pods find jfs-launch.
-const LauncherPath = "/opt/juicefs-csi/jfs-launch"
+const LauncherPath = LauncherDir + "/jfs-launch"
 
 // reachTimeout bounds the attempt to connect to a metadata engine.
 const reachTimeout = 10 * time.Second

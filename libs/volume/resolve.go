@@ -12,7 +12,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
@@ -29,13 +28,14 @@ func Resolve(in Inputs) (Settings, error) {
 	if err != nil {
 		return Settings{}, err
 	}
-	if edition == Enterprise {
-		return Settings{}, fmt.Errorf("the Enterprise client (Secret key token) is not supported yet: %w", errdefs.ErrNotImplemented)
-	}
 	var faults faults
-	settings := resolve(in, &faults)
+	settings := resolve(in, edition, &faults)
 	if err := faults.err(); err != nil {
 		return Settings{}, err
+	}
+	if in.App.hasFacts() {
+		in.App = App{Object: in.App.Object}
+		settings.Hash = resolve(in, edition, &faults).Hash
 	}
 	return settings, nil
 }
@@ -57,45 +57,41 @@ func editionOf(secret map[string]string) (Edition, error) {
 	return "", faults.err()
 }
 
-func resolve(in Inputs, faults *faults) Settings {
+func resolve(in Inputs, edition Edition, faults *faults) Settings {
 	checkAttributes(in.Attributes, faults)
-	secret := readSecret(in.Secret, faults)
+	attributes := lookupOf(in)
+	secret := readSecret(in, edition, faults)
 	patch := patchFor(in)
 
-	settings := Settings{
-		Edition:    Community,
-		FileSystem: secret.name,
-		Pod:        shapeFromAttributes(in, faults),
-		Files:      secret.files,
-	}
-	readLife(in.Attributes, &settings, faults)
-	patch.applyTo(&settings.Pod)
-	settings.Pod.HostNetwork = settings.Pod.HostNetwork || in.Defaults.HostNetwork
-	patch.applyEnv(secret.env)
-	settings.Env = envList(secret.env)
-	settings.Pod.SecretVolumes = secret.secrets
+	settings := Settings{Edition: edition, FileSystem: secret.name, Files: secret.files}
 	settings.ShareMode, settings.UniqueID = identify(in, secret.name)
+	readLife(attributes, &settings, faults)
+	settings.Pod = shapeFromAttributes(in, edition, attributes, faults)
+	patch.applyTo(&settings.Pod, edition)
+	patch.applyEnv(secret.env, &settings.Pod)
+	settings.Pod.HostNetwork = settings.Pod.HostNetwork || in.Defaults.HostNetwork
+	settings.Pod.Hostname = hostname(patch.HostnameKey, settings.UniqueID)
+	settings.Pod.NodeSelector = nodeSelector(in)
+	settings.Pod.applyApp(in.App)
+	settings.Pod.SecretVolumes = secret.secrets
+	readLifeAnnotations(settings.Pod.Annotations, &settings, faults)
+	settings.classify()
+	settings.Env = envList(secret.env)
 
 	opts := gatherOptions(in, &patch, faults)
 	opts.check(faults)
 	settings.place(in, opts)
 	opts.complete(in, &settings, faults)
+	opts.placeCache(in, gatherCaches(attributes, &patch, faults), &settings.Pod, faults)
 	settings.ReadOnly = opts.has("ro") || opts.has("read-only")
 	settings.Kernel = opts.kernelMount(secret.name, faults)
 	settings.Pod.MetricsPort = opts.metricsPort(faults)
-	settings.Pod.CacheDirs = opts.cacheDirs(faults)
 
-	if reach, ok := reachStage(secret.meta.address); ok {
-		settings.Stages = append(settings.Stages, reach)
-	}
-	settings.Stages = append(settings.Stages, Stage{
-		Name:    "format",
-		Argv:    slices.Concat([]string{clientPath, "format"}, secret.format, []string{secret.meta.address, secret.name}),
-		Timeout: formatTimeout,
-	})
-	settings.Client = []string{mountPath, secret.meta.address, MountPoint, "-o", opts.list()}
+	settings.Stages = secret.stages
+	list := strings.Join(append(secret.options, opts.list()), ",")
+	settings.Client = slices.Concat(secret.mount, []string{MountPoint, "-o", strings.TrimSuffix(list, ",")})
 	settings.Hash = settings.hash()
-	settings.addQuota(in, secret.meta.address, opts.value("subdir"), faults)
+	settings.addQuota(in, secret.quota, opts.value("subdir"), faults)
 	settings.fill(templates(in))
 	return settings
 }
@@ -149,16 +145,13 @@ func (o options) complete(in Inputs, settings *Settings, faults *faults) {
 	if in.ReadOnly && !o.has("ro") && !o.has("read-only") {
 		o.set(option{key: "ro"})
 	}
-	if o.value("metrics") == "" {
+	if o.value("metrics") == "" && settings.Edition == Community {
 		port := defaultMetricsPort
 		if settings.Pod.HostNetwork {
 			// Many clients share the node's ports.
 			port = 0
 		}
 		o.set(option{key: "metrics", value: fmt.Sprintf("0.0.0.0:%d", port), hasValue: true})
-	}
-	if o.value("cache-dir") == "" && in.Defaults.CacheDir != "" {
-		o.set(option{key: "cache-dir", value: in.Defaults.CacheDir, hasValue: true})
 	}
 	if share, isShare := strings.CutSuffix(o.value("buffer-size"), "%"); isShare {
 		o.set(option{key: "buffer-size", value: bufferSize(share, settings.Pod.Resources.Limits["memory"], faults), hasValue: true})
@@ -214,7 +207,7 @@ func SafeID(id string) string {
 
 // addQuota limits the directory of a dynamic volume to its capacity. It comes
 // after the hash: the quota of one volume is no part of a shared mount.
-func (s *Settings) addQuota(in Inputs, address, subdir string, faults *faults) {
+func (s *Settings) addQuota(in Inputs, command []string, subdir string, faults *faults) {
 	text := in.Attributes[AttributeCapacity]
 	if text == "" {
 		return
@@ -225,13 +218,13 @@ func (s *Settings) addQuota(in Inputs, address, subdir string, faults *faults) {
 		return
 	}
 	dir := path.Join("/", cleanRelative(subdir), s.BindPath)
-	if dir == "/" || capacity == 0 || !in.Config.setsQuota() || in.Attributes[AttributeControllerQuotaSet] == "true" {
+	if dir == "/" || capacity == 0 || !in.Config.SetsQuota() || in.Attributes[AttributeControllerQuotaSet] == "true" {
 		return
 	}
 	quota := Stage{
 		Name: "quota",
-		Argv: []string{clientPath, "quota", "set", address, "--path", dir,
-			"--capacity", strconv.FormatInt(QuotaGiB(capacity), 10), "--create"},
+		Argv: slices.Concat(command, []string{"--path", dir,
+			"--capacity", strconv.FormatInt(QuotaGiB(capacity), 10), "--create"}),
 		Timeout: quotaTimeout,
 		// Clients before 1.1 have no quota, clients before 1.3 cannot create
 		// the directory.

@@ -4,12 +4,15 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
 )
 
@@ -56,7 +59,7 @@ func readInputs(t *testing.T, path string) Inputs {
 	in := Inputs{
 		VolumeID: "pvc-5a8b2c1e-0001-4c6e-9d9c-1f2a3b4c5d6e",
 		Defaults: Defaults{
-			CommunityImage: "juicedata/mount:ce-v1.4.2",
+			CommunityImage: "juicedata/mount:ce-v1.4.2", EnterpriseImage: "juicedata/mount:ee-5.3.2",
 			MountRoot:      "/var/lib/juicefs/volume",
 			CacheDir:       "/var/jfsCache",
 			ServiceAccount: "juicefs-mount",
@@ -164,6 +167,10 @@ func TestHash(t *testing.T) {
 		"order of options": {func(in *Inputs) { in.MountOptions = []string{"writeback", "cache-size=10"} }, true},
 		"form of options":  {func(in *Inputs) { in.MountOptions = []string{"writeback,cache-size=10"} }, true},
 		"application":      {func(in *Inputs) { in.App.Name = "app" }, true},
+		"its scheduling":   {func(in *Inputs) { in.App.SchedulerName = "other" }, true},
+		"standby":          {func(in *Inputs) { in.Attributes["csi.juicefs.com/warm-standby"] = "true" }, false},
+		"user":             {func(in *Inputs) { in.Attributes["csi.juicefs.com/run-as-user"] = "1" }, false},
+		"cache volume":     {func(in *Inputs) { in.Attributes["juicefs/mount-cache-pvc"] = "c" }, false},
 		"capacity":         {func(in *Inputs) { in.Attributes["capacity"] = "1073741824" }, true},
 		"secret":           {func(in *Inputs) { in.Secret["secret-key"] = "x" }, false},
 		"read-only":        {func(in *Inputs) { in.ReadOnly = true }, false},
@@ -230,13 +237,6 @@ func TestClientArgv(t *testing.T) {
 	}
 }
 
-func TestEnterpriseIsNotImplemented(t *testing.T) {
-	_, err := Resolve(Inputs{Secret: map[string]string{"name": "ee", "token": "SECRET"}})
-	if !errdefs.IsNotImplemented(err) {
-		t.Errorf("got %v, want not implemented", err)
-	}
-}
-
 func TestDirectory(t *testing.T) {
 	for _, test := range []struct {
 		subPath, classOptions, options, want string
@@ -261,5 +261,140 @@ func TestSubPathCannotAddOptions(t *testing.T) {
 		if _, err := Resolve(in); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: got %v, want an invalid argument", subPath, err)
 		}
+	}
+}
+
+// TestHashIgnoresTheApplication checks that the pods of two applications share a
+// mount whose resources depend on the first.
+func TestHashIgnoresTheApplication(t *testing.T) {
+	config, err := ParseConfig([]byte("enableNodeSelector: true\nmountPodPatch: [{resourcePercentages: {limits: {memory: 50%}}}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(memory, scheduler string) Settings {
+		in := base()
+		in.Config = config
+		in.MountOptions = []string{"buffer-size=50%"}
+		in.App = App{Resources: Resources{Limits: map[string]string{"memory": memory}}, SchedulerName: scheduler}
+		return resolved(t, in)
+	}
+	small, large := with("2Gi", "a"), with("8Gi", "b")
+	if small.Hash != large.Hash {
+		t.Error("the hash depends on the application")
+	}
+	if small.Pod.Resources.Limits["memory"] != "1Gi" || large.Pod.Resources.Limits["memory"] != "4Gi" {
+		t.Errorf("limits are %v and %v", small.Pod.Resources.Limits, large.Pod.Resources.Limits)
+	}
+	if !strings.Contains(large.Client[4], "buffer-size=2048,") || large.Pod.SchedulerName != "b" {
+		t.Errorf("options %s, scheduler %s", large.Client[4], large.Pod.SchedulerName)
+	}
+	if plain := resolved(t, base()).Hash; plain == small.Hash {
+		t.Error("the hash does not depend on the percentages")
+	}
+}
+
+// TestHashCoversTheShape checks that no field of the shape is forgotten.
+func TestHashCoversTheShape(t *testing.T) {
+	settings := resolved(t, base())
+	shape := reflect.ValueOf(&settings.Pod).Elem()
+	for i := range shape.NumField() {
+		was := reflect.New(shape.Field(i).Type()).Elem()
+		was.Set(shape.Field(i))
+		shape.Field(i).Set(filled(shape.Field(i).Type()))
+		if settings.hash() == settings.Hash {
+			t.Errorf("the hash does not depend on %s", shape.Type().Field(i).Name)
+		}
+		shape.Field(i).Set(was)
+	}
+	if settings.hash() != settings.Hash {
+		t.Fatal("the settings were not restored")
+	}
+}
+
+// filled is a value of the type that is not empty.
+func filled(kind reflect.Type) reflect.Value {
+	value := reflect.New(kind).Elem()
+	switch kind.Kind() {
+	case reflect.String:
+		value.SetString("other")
+	case reflect.Bool:
+		value.SetBool(true)
+	case reflect.Int32, reflect.Int64:
+		value.SetInt(7)
+	case reflect.Pointer:
+		value.Set(reflect.New(kind.Elem()))
+	case reflect.Slice:
+		value.Set(reflect.MakeSlice(kind, 3, 3))
+	case reflect.Map:
+		value.Set(reflect.MakeMap(kind))
+		value.SetMapIndex(filled(kind.Key()), filled(kind.Elem()))
+	case reflect.Struct:
+		value.Field(0).Set(filled(kind.Field(0).Type))
+	default:
+	}
+	return value
+}
+
+func TestHashIgnoresTheConsole(t *testing.T) {
+	with := func(config string) Settings {
+		in := base()
+		in.Secret = map[string]string{"name": "ee", "token": "t", "initconfig": config}
+		return resolved(t, in)
+	}
+	if with("one").Hash != with("two").Hash {
+		t.Error("the hash depends on what the console said")
+	}
+}
+
+func TestClassic(t *testing.T) {
+	for image, classic := range map[string]bool{
+		"juicedata/mount:ce-v1.1.2":             true,
+		"registry:5000/x/mount:ce-v1.0.4-rc1":   true,
+		"juicedata/mount:ce-v0.17.5":            true,
+		"juicedata/mount:ce-v1.1.2@sha256:0123": true,
+		"juicedata/mount:ce-v1.2.0":             false,
+		"juicedata/mount:ce-v1.10.0":            false,
+		"juicedata/mount:ce-v2.0.0":             false,
+		"juicedata/mount:latest":                false,
+		"juicedata/mount:ce-nightly":            false,
+		"registry:5000/ce-v1.0.0/mount":         false,
+		"juicedata/mount@sha256:0123":           false,
+		"own":                                   false,
+	} {
+		settings := resolved(t, base()).WithImage(image)
+		if settings.Classic != classic || (settings.ClassicReason != "") != classic || settings.Pod.Image != image {
+			t.Errorf("%s: classic %t, %q", image, settings.Classic, settings.ClassicReason)
+		}
+	}
+}
+
+func TestTemplatesAreQuoted(t *testing.T) {
+	in := base()
+	in.VolumeID, in.VolumeName = `a"b\`, "pv"
+	in.Config = Config{MountPodPatch: []Patch{{
+		Annotations:    map[string]string{"id": "<${VOLUME_ID}>", "name": "${VOLUME_NAME}"},
+		ReadinessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"${VOLUME_ID}"}}}},
+	}}}
+	pod := resolved(t, in).Pod
+	if pod.Annotations["id"] != "<"+in.VolumeID+">" || pod.Annotations["name"] != "pv" || pod.ReadinessProbe.Exec.Command[0] != in.VolumeID {
+		t.Errorf("got %v, %v", pod.Annotations, pod.ReadinessProbe.Exec)
+	}
+}
+
+func TestAppOf(t *testing.T) {
+	container := func(name, volume, memory string) corev1.Container {
+		return corev1.Container{
+			Name: name, VolumeMounts: []corev1.VolumeMount{{Name: volume}},
+			Resources: corev1.ResourceRequirements{Limits: corev1.ResourceList{"memory": resource.MustParse(memory)}},
+		}
+	}
+	claim := corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "claim"}}
+	app := AppOf(&corev1.Pod{Spec: corev1.PodSpec{
+		SchedulerName: "other",
+		Volumes:       []corev1.Volume{{Name: "data", VolumeSource: claim}, {Name: "scratch"}},
+		Containers:    []corev1.Container{container("a", "data", "1Gi"), container("b", "data", "512Mi"), container("c", "scratch", "9Gi")},
+	}}, "claim")
+	if app.Resources.Limits["memory"] != "1536Mi" || len(app.Resources.Requests) != 0 || app.SchedulerName != "other" {
+		t.Errorf("got %+v", app)
 	}
 }

@@ -19,7 +19,9 @@ const (
 	mountPath  = "/bin/mount.juicefs"
 	// FilesDir is where files of the Secret are written in the mount pod: in
 	// its emptyDir, which any uid may write.
-	FilesDir = "/run/jfs-launch/files"
+	FilesDir = SocketDir + "/files"
+	// keyFile is the private key of an encrypted file system.
+	keyFile = FilesDir + "/rsa-key.pem"
 
 	// Time limits of stages. A client that cannot reach its metadata engine
 	// tries for 72 s; what it says until then is told to who waits.
@@ -30,11 +32,17 @@ const (
 // credentials is the publish Secret, read.
 type credentials struct {
 	name    string
-	meta    metaURL
-	format  []string
 	env     map[string]string
 	files   []File
 	secrets []SecretVolume
+	// stages run before the client.
+	stages []Stage
+	// mount and quota are the beginnings of the argument vectors of the client
+	// and of its quota command: program, command and file system.
+	mount []string
+	quota []string
+	// options are options of the client that it always gets, before the others.
+	options []string
 }
 
 // secretKeys are the keys with a hyphen and the aliases that old Secrets use.
@@ -70,34 +78,55 @@ func canonicalSecret(secret map[string]string) map[string]string {
 	return keys
 }
 
-// readSecret reads the Secret of a Community file system.
-func readSecret(secret map[string]string, faults *faults) credentials {
-	keys := canonicalSecret(secret)
+// readSecret reads the Secret.
+func readSecret(in Inputs, edition Edition, faults *faults) credentials {
+	keys := canonicalSecret(in.Secret)
 	read := credentials{env: map[string]string{}}
-	read.name = readName(keys, faults)
-	readEnvs(keys, &read, faults)
-	readConfigs(keys, &read, faults)
+	if edition == Enterprise {
+		readEnterprise(keys, in.Defaults, &read, faults)
+	} else {
+		readCommunity(keys, &read, faults)
+	}
+	return read
+}
 
-	var err error
-	if read.meta, err = parseMetaURL(keys["metaurl"]); err != nil {
+// readCommunity reads the Secret of a Community file system.
+func readCommunity(keys map[string]string, read *credentials, faults *faults) {
+	read.name = readName(keys, faults)
+	readEnvs(keys, read, faults)
+	readConfigs(keys, read, faults)
+
+	meta, err := parseMetaURL(keys["metaurl"])
+	if err != nil {
 		faults.add(sourceSecret, "metaurl", "%v", err)
 	}
-	if read.meta.password != "" {
-		read.env["META_PASSWORD"] = read.meta.password
+	if meta.password != "" {
+		read.env["META_PASSWORD"] = meta.password
 		// The client prefers this one; the address must win as it does there.
 		delete(read.env, "REDIS_PASSWORD")
 	}
 	setIfPresent(read.env, "ACCESS_KEY", keys["access-key"])
 	setIfPresent(read.env, "SECRET_KEY", keys["secret-key"])
-	if key := keys["encrypt_rsa_key"]; key != "" {
-		read.files = append(read.files, File{
-			Path:    path.Join(FilesDir, "rsa-key.pem"),
-			Content: []byte(key),
-			Mode:    0o400,
-		})
+	read.addKeyFile(keys)
+	format := formatFlags(keys, read, faults)
+	if reach, ok := reachStage(meta.address); ok {
+		read.stages = append(read.stages, reach)
 	}
-	read.format = formatFlags(keys, &read, faults)
-	return read
+	read.stages = append(read.stages, Stage{
+		Name:    "format",
+		Argv:    slices.Concat([]string{clientPath, "format"}, format, []string{meta.address, read.name}),
+		Timeout: formatTimeout,
+	})
+	read.mount = []string{mountPath, meta.address}
+	read.quota = []string{clientPath, "quota", "set", meta.address}
+}
+
+// addKeyFile writes the key of an encrypted file system where the client finds
+// it.
+func (c *credentials) addKeyFile(keys map[string]string) {
+	if key := keys["encrypt_rsa_key"]; key != "" {
+		c.files = append(c.files, File{Path: keyFile, Content: []byte(key), Mode: 0o400})
+	}
 }
 
 func setIfPresent(env map[string]string, name, value string) {
@@ -223,8 +252,8 @@ func formatFlags(keys map[string]string, read *credentials, faults *faults) []st
 		checkFormatValue(key, value, faults)
 		flags = append(flags, "--"+key+"="+value)
 	}
-	for _, file := range read.files {
-		flags = append(flags, "--encrypt-rsa-key="+file.Path)
+	if keys["encrypt_rsa_key"] != "" {
+		flags = append(flags, "--encrypt-rsa-key="+keyFile)
 	}
 	return append(flags, formatOptions(keys["format-options"], read, faults)...)
 }

@@ -9,6 +9,9 @@ import "time"
 type Inputs struct {
 	// VolumeID is the CSI volume handle.
 	VolumeID string
+	// VolumeName is the name of the PersistentVolume; empty where it is that of
+	// the handle, as for every dynamic volume.
+	VolumeName string `json:",omitempty"`
 	// Attributes are the PersistentVolume's volumeAttributes, which hold the
 	// StorageClass parameters of a dynamic volume too.
 	Attributes map[string]string
@@ -27,7 +30,7 @@ type Inputs struct {
 	ClassTemplatesSecret bool
 	Node                 Object
 	// App is the application pod that the first target belongs to.
-	App Object
+	App App
 	// Config is the driver's ConfigMap.
 	Config Config
 	// Defaults are the flags of the mount manager.
@@ -59,6 +62,15 @@ type Defaults struct {
 	ShareMode ShareMode
 	// HostNetwork is true where every client shares the node's network.
 	HostNetwork bool
+	// AllowUnsafeClaimAnnotations lets the annotations juicefs/* of a claim act
+	// like the attributes of its volume: whoever may write a claim may then
+	// choose the image and the host paths of a mount pod.
+	AllowUnsafeClaimAnnotations bool `json:",omitempty"`
+	// NodeSelector is enableNodeSelector of the ConfigMap where that is not set.
+	NodeSelector bool `json:",omitempty"`
+	// NoUpdateConfig makes Enterprise clients keep the file system's
+	// configuration as it is (juicefs auth --no-update).
+	NoUpdateConfig bool `json:",omitempty"`
 }
 
 // Edition is the kind of JuiceFS client.
@@ -122,6 +134,13 @@ type Settings struct {
 	DeleteDelay time.Duration
 	// CleanCache removes the cache directories with the last mount.
 	CleanCache bool
+	// WarmStandby asks for a second client that waits to take over.
+	WarmStandby bool `json:",omitempty"`
+
+	// Classic is true for clients that make their kernel mount themselves, which
+	// takes a privileged pod; ClassicReason says why, for people.
+	Classic       bool   `json:",omitempty"`
+	ClassicReason string `json:",omitempty"`
 }
 
 // Stage is one command that must succeed before the client starts.
@@ -162,42 +181,6 @@ type KernelMount struct {
 	DefaultPermissions bool
 	// WritebackCache changes the settings bytes of the connection.
 	WritebackCache bool
-}
-
-// PodShape is what users may say about the mount pod.
-type PodShape struct {
-	Image           string
-	ImagePullPolicy string
-	Labels          map[string]string
-	Annotations     map[string]string
-	ServiceAccount  string
-	PriorityClass   string
-	Resources       Resources
-	// TerminationGracePeriodSeconds is 0 for the mount manager's default.
-	TerminationGracePeriodSeconds int64
-	// HostPaths are host directories that the client sees at the same path.
-	HostPaths []string
-	// SecretVolumes are Secrets of the mount namespace that the client sees as
-	// files.
-	SecretVolumes []SecretVolume
-	// CacheDirs are host directories for the cache.
-	CacheDirs []string
-	// MetricsPort is where the client serves its metrics.
-	MetricsPort int32
-	HostNetwork bool
-}
-
-// SecretVolume is a Secret of the mount namespace at a directory of the mount
-// pod.
-type SecretVolume struct {
-	Name string
-	Path string
-}
-
-// Resources are Kubernetes quantities by resource name.
-type Resources struct {
-	Requests map[string]string
-	Limits   map[string]string
 }
 
 // Protection is a level of crash protection, as the parameter

@@ -40,7 +40,7 @@ func Run(ctx context.Context, options Options) error {
 			CommunityImage:  options.CommunityImage,
 			EnterpriseImage: options.EnterpriseImage,
 			ServiceAccount:  options.MountServiceAccount,
-		},
+		}.WithEnvironment(os.Getenv),
 	}
 	if inputs, err := install.Inputs(); err != nil {
 		logger.Error("the driver's ConfigMap is wrong; volumes cannot be made until it is right", logkeys.Error, err)

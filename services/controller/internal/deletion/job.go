@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -104,19 +105,33 @@ func (p plan) podSpec() (corev1.PodSpec, error) {
 			SecurityContext:          unprivileged(),
 		}},
 		Containers: []corev1.Container{{
-			Name:            "remove",
-			Image:           p.settings.Pod.Image,
-			ImagePullPolicy: corev1.PullPolicy(p.settings.Pod.ImagePullPolicy),
-			Command: []string{
-				launcherDir + "/jfs-launch", "remove",
-				"--spec=" + specDir + "/" + specKey, "--path=" + p.path, "--timeout=" + removeTimeout.String(),
-			},
+			Name:                     "remove",
+			Image:                    p.settings.Pod.Image,
+			ImagePullPolicy:          corev1.PullPolicy(p.settings.Pod.ImagePullPolicy),
+			Command:                  p.command(),
+			Env:                      p.settings.Pod.Env,
 			Resources:                resources,
 			VolumeMounts:             mounts,
 			TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 			SecurityContext:          unprivileged(),
 		}},
 	}, nil
+}
+
+// command removes the directory, with the variables that Kubernetes looks up.
+func (p plan) command() []string {
+	argv := []string{
+		launcherDir + "/jfs-launch", "remove",
+		"--spec=" + specDir + "/" + specKey, "--path=" + p.path, "--timeout=" + removeTimeout.String(),
+	}
+	if len(p.settings.Pod.Env) > 0 {
+		names := make([]string, 0, len(p.settings.Pod.Env))
+		for _, variable := range p.settings.Pod.Env {
+			names = append(names, variable.Name)
+		}
+		argv = append(argv, "--pass-env="+strings.Join(names, ","))
+	}
+	return argv
 }
 
 func unprivileged() *corev1.SecurityContext {
@@ -153,6 +168,15 @@ func (p plan) volumes() ([]corev1.Volume, []corev1.VolumeMount) {
 	for i, dir := range p.settings.Pod.HostPaths {
 		add(fmt.Sprintf("host-%d", i), dir, false,
 			corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir, Type: &present}})
+	}
+	// Credentials may be in volumes of the user's own.
+	for _, own := range p.settings.Pod.Volumes {
+		own.Name = "own-" + own.Name
+		volumes = append(volumes, own)
+	}
+	for _, own := range p.settings.Pod.VolumeMounts {
+		own.Name = "own-" + own.Name
+		mounts = append(mounts, own)
 	}
 	return volumes, mounts
 }

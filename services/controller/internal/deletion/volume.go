@@ -72,7 +72,11 @@ func settingsFor(install installation.Installation, v Volume) (volume.Settings, 
 			inputs.Config.MountPodPatch[i].MountOptions = append(slices.Clone(patch.MountOptions), clientOptions)
 		}
 	}
-	settings, err := volume.Resolve(inputs)
+	settings, err := volume.Resolve(inputs.WithoutCache())
+	if err == nil && settings.Classic {
+		err = fmt.Errorf("remove directory %s: %s, which takes a privilege that the Job does not have; remove it by hand: %w",
+			directory, settings.ClassicReason, errdefs.ErrNotImplemented)
+	}
 	return settings, directory, err
 }
 

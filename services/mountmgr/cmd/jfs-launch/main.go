@@ -27,11 +27,12 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/sandbox"
 )
 
-const usage = `usage: jfs-launch serve --socket=PATH [--termination-log=FILE] [--log=FILE]
+const usage = `usage: jfs-launch serve --socket=PATH [--pass-env=NAME,...] [--termination-log=FILE] [--log=FILE]
        jfs-launch copy --image=IMAGE DIRECTORY
        jfs-launch install DIRECTORY
+       jfs-launch expand PROGRAM [ARGUMENT | --FLAG=${NAME}]...
        jfs-launch reach HOST:PORT
-       jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h] [--termination-log=FILE]
+       jfs-launch remove --spec=FILE --path=/DIRECTORY [--timeout=1h] [--pass-env=NAME,...] [--termination-log=FILE]
        jfs-launch version
 `
 
@@ -54,7 +55,7 @@ func run(arguments []string) int {
 		return 2
 	}
 	commands := map[string]func([]string) (int, error){
-		"serve": serve, "install": install, "reach": reach, "remove": remove, "version": printVersion,
+		"serve": serve, "install": install, "expand": expand, "reach": reach, "remove": remove, "version": printVersion,
 		"copy": copyClient, "enter": enter,
 	}
 	command, known := commands[arguments[0]]
@@ -173,6 +174,17 @@ func install(arguments []string) (int, error) {
 	}
 	if err := launch.Install("/proc/self/exe", arguments[0]); err != nil {
 		return 1, err
+	}
+	return 0, nil
+}
+
+// expand becomes the program, with variables of the environment in its flags.
+func expand(arguments []string) (int, error) {
+	if len(arguments) == 0 {
+		return 2, errors.New("name a program")
+	}
+	if err := unix.Exec(arguments[0], launch.Expand(arguments, os.Environ()), os.Environ()); err != nil {
+		return 1, fmt.Errorf("execute %s: %w", arguments[0], err)
 	}
 	return 0, nil
 }

@@ -157,8 +157,8 @@ func nodeFacts(o Options, env environment, config func() (volume.Config, error))
 		return manager.Options{}, fmt.Errorf("read the kernel's release: %w", err)
 	}
 	return manager.Options{
-		Mode: o.clientMode(), Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
-		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]), HostRoot: hostRoot,
+		Mode: o.clientMode(), Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir, CacheRoots: o.cacheRoots(),
+		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]), HostRoot: o.HostRoot,
 		ReconcileInterval: o.ReconcilerInterval, Defaults: o.defaults(env.shareMode), Config: config,
 	}, nil
 }

@@ -4,6 +4,7 @@ package app
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/endpoint"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/cachedir"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodepods"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 )
@@ -30,6 +33,9 @@ type Options struct {
 	PrivateDir     string
 	LauncherBinary string
 	LauncherDir    string
+	LauncherSource string
+	LauncherImage  string
+	HostRoot       string
 	MetricsAddress string
 	LogLevel       string
 
@@ -80,6 +86,11 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.PrivateDir, "private-dir", "/run/juicefs-csi/private", "directory on a tmpfs for the Secrets of live mounts")
 	fs.StringVar(&o.LauncherBinary, "launcher-binary", "/jfs-launch", "the jfs-launch that mount pods run")
 	fs.StringVar(&o.LauncherDir, "launcher-dir", "/var/lib/juicefs-csi/launcher", "host directory from which mount pods run jfs-launch")
+	fs.StringVar(&o.LauncherSource, "launcher-source", string(mountpod.LauncherFromHost),
+		"how jfs-launch comes into mount pods: hostPath, image (Kubernetes 1.35) or initContainer")
+	fs.StringVar(&o.LauncherImage, "launcher-image", "", "image with /jfs-launch, for the sources image and initContainer")
+	fs.StringVar(&o.HostRoot, "host-root", "/proc/1/root",
+		"root directory of the host, for cache directories of mount pods that do not run as root")
 	fs.StringVar(&o.MetricsAddress, "metrics-address", ":9569", "where /metrics and /healthz are served; empty for nowhere")
 	fs.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&o.RemoveStartupTaint, "remove-startup-taint", true,
@@ -116,6 +127,9 @@ func (o *Options) Validate() error {
 	if o.ReconcilerInterval < nodepods.MinInterval {
 		faults = multierror.Append(faults, fmt.Errorf("--reconciler-interval: %s is less than %s", o.ReconcilerInterval, nodepods.MinInterval))
 	}
+	if err := o.launcher().Check(); err != nil {
+		faults = multierror.Append(faults, fmt.Errorf("--launcher-source, --launcher-image: %w", err))
+	}
 	required := []struct{ flag, value string }{
 		{"--node-name", o.NodeName}, {"--driver-name", o.DriverName}, {"--mount-namespace", o.MountNamespace},
 		{"--ce-mount-image", o.CommunityImage},
@@ -129,7 +143,7 @@ func (o *Options) Validate() error {
 	paths := []struct{ flag, value string }{
 		{"--kubelet-dir", o.KubeletDir}, {"--vault", o.VaultSocket}, {"--config", o.ConfigFile}, {"--state-dir", o.StateDir},
 		{"--private-dir", o.PrivateDir}, {"--launcher-binary", o.LauncherBinary}, {"--launcher-dir", o.LauncherDir},
-		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir}, {"--kubelet-ca", o.KubeletCA},
+		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir}, {"--host-root", o.HostRoot}, {"--kubelet-ca", o.KubeletCA},
 		{"--process-dir", o.ProcessDir}, {"--client-dir", o.ClientDir},
 	}
 	for _, p := range paths {
@@ -149,11 +163,22 @@ func (o *Options) spares() spare.Options {
 	return spare.Options{Node: o.NodeName, LauncherDir: o.LauncherDir, Count: o.SparePods}
 }
 
+func (o *Options) launcher() mountpod.Launcher {
+	return mountpod.Launcher{Source: mountpod.LauncherSource(o.LauncherSource), Image: o.LauncherImage}
+}
+
+// cacheRoots are how this process sees cache directories of the host; it must
+// not enter the mounts that it makes.
+func (o *Options) cacheRoots() cachedir.Roots {
+	return cachedir.Roots{Own: []string{o.CacheDir}, Host: o.HostRoot, Avoid: []string{o.MountRoot, o.KubeletDir}}
+}
+
 func (o *Options) defaults(shareMode volume.ShareMode) volume.Defaults {
-	return volume.Defaults{
+	defaults := volume.Defaults{
 		CommunityImage: o.CommunityImage, EnterpriseImage: o.EnterpriseImage,
 		MountRoot: o.MountRoot, CacheDir: o.CacheDir,
 		ServiceAccount: o.MountServiceAccount, PriorityClass: o.MountPriorityClass,
 		ShareMode: shareMode, HostNetwork: o.MountMode == modeProcess,
 	}
+	return defaults.WithEnvironment(os.Getenv)
 }

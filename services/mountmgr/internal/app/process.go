@@ -71,7 +71,7 @@ func mountPods(o Options, client kubernetes.Interface) *mountpod.Pods {
 	if client == nil {
 		return nil
 	}
-	return mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir)
+	return mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir).WithLauncher(o.launcher())
 }
 
 // hosts are where clients run: new ones as --mount-mode says, and those that are

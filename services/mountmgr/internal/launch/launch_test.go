@@ -94,9 +94,9 @@ func TestStartServes(t *testing.T) {
 		t.Errorf("got %v", status)
 	}
 	record := s.record(t, status.GetClientPid())
-	contains(t, record, "JFS_SUPERVISOR=1\n", "JFS_FOREGROUND=1\n", "JFS_INSIDE_CONTAINER=1\n", "TOKEN=s3cret-token\n",
+	contains(t, record, "JFS_SUPERVISOR=1\n", "JFS_FOREGROUND=1\n", "JFS_INSIDE_CONTAINER=1\n", "TOKEN=s3cret-token\n", "PASSED=on\n",
 		"PATH=/usr/bin:/bin\n", "HOME=/root\n", "_FUSE_FD_COMM=", "STATE=none")
-	for _, absent := range []string{"HOSTSECRET", "_JFS_META_SID", "_FUSE_STATE_PATH", "JFS_SUPERVISOR=no"} {
+	for _, absent := range []string{"HOSTSECRET", "_JFS_META_SID", "_FUSE_STATE_PATH", "JFS_SUPERVISOR=no", "UNSET"} {
 		if strings.Contains(record, absent) {
 			t.Errorf("the client got %s", absent)
 		}

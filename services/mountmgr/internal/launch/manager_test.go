@@ -185,7 +185,8 @@ func serve(t *testing.T) *supervisor {
 		defer close(ended)
 		code, err := launch.Serve(ctx, launch.Options{
 			Socket: s.socket, TerminationLog: s.termination, StateDirectory: directory,
-			Environment:  []string{"PATH=/usr/bin:/bin", "HOSTSECRET=not for the client"},
+			Environment:  []string{"PATH=/usr/bin:/bin", "HOSTSECRET=not for the client", "PASSED=on", "TOKEN=not that of the spec"},
+			PassEnv:      []string{"PASSED", "TOKEN", "UNSET"},
 			RestartPause: time.Millisecond, Output: os.Stderr, Logger: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {

@@ -45,6 +45,8 @@ type RemoveOptions struct {
 	TerminationLog string
 	// Environment is the program's own, of which PATH, HOME and TZ are passed on.
 	Environment []string
+	// PassEnv are names of further variables that are passed on.
+	PassEnv []string
 	// ReapOrphans is set for PID 1.
 	ReapOrphans bool
 	// Output receives what the stages and the client print.
@@ -56,6 +58,7 @@ type RemoveOptions struct {
 // AddFlags registers the flags of remove.
 func (o *RemoveOptions) AddFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.SpecFile, "spec", "", "`file` with the launch.v1.Spec of the file system in JSON")
+	passEnvFlag(flags, &o.PassEnv)
 	flags.StringVar(&o.Path, "path", "", "`directory` to remove, absolute in the file system")
 	flags.DurationVar(&o.Timeout, "timeout", 0, "time `limit`; 0 for none")
 	flags.StringVar(&o.TerminationLog, "termination-log", defaultTerminationLog, terminationLogUsage)
@@ -82,6 +85,7 @@ func Remove(ctx context.Context, spec *launchv1.Spec, options RemoveOptions) err
 		defer cancel()
 		ctx = limited
 	}
+	passOn(spec, options.PassEnv, options.Environment)
 	log := output.NewLog(options.Output)
 	defer func() {
 		flush, cancel := context.WithTimeout(context.Background(), flushTimeout)

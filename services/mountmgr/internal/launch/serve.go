@@ -36,6 +36,8 @@ type Options struct {
 	RestartPause time.Duration
 	// Environment is the program's own, of which PATH, HOME and TZ are passed on.
 	Environment []string
+	// PassEnv are names of further variables that are passed on.
+	PassEnv []string
 	// ReapOrphans is set for PID 1.
 	ReapOrphans bool
 	// Output receives what the stages and the client print.
@@ -47,6 +49,7 @@ type Options struct {
 // AddFlags registers the flags of serve.
 func (o *Options) AddFlags(flags *flag.FlagSet) {
 	flags.StringVar(&o.Socket, "socket", "", "path of the `socket` that the mount manager connects to")
+	passEnvFlag(flags, &o.PassEnv)
 	flags.DurationVar(&o.RestartPause, "restart-pause", 100*time.Millisecond,
 		"`wait` before a client that ended twice is started again; doubles up to 5s")
 	flags.StringVar(&o.TerminationLog, "termination-log", defaultTerminationLog, terminationLogUsage)

@@ -25,6 +25,7 @@ func (s *supervisor) handleStart(ctx context.Context, r *request, start *launchv
 		state = r.take(1)
 	}
 	s.spec = start.GetSpec()
+	passOn(s.spec, s.options.PassEnv, s.options.Environment)
 	s.mask = newMask(s.spec)
 	s.sessionID = start.GetSessionId()
 	s.served, s.restarts, s.failures = false, 0, nil

@@ -19,13 +19,14 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/apiversion"
 	"github.com/juicefs-csi/driver/libs/fdpass"
+	"github.com/juicefs-csi/driver/libs/volume"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 )
 
 // VolumeName is the emptyDir volume of a mount pod that holds the socket, and
 // SocketName the socket's name in it.
 const (
-	VolumeName = "jfs-launch"
+	VolumeName = volume.SocketVolume
 	SocketName = "launch.sock"
 )
 

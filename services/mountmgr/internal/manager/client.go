@@ -41,6 +41,9 @@ type runningClient struct {
 // that went. On failure the pod is deleted.
 func (m *mount) launchOnce(ctx context.Context, s clientStart) (*runningClient, error) {
 	s.settings = m.shape(s.settings)
+	if err := m.manager.options.CacheRoots.Prepare(s.settings.Pod); err != nil {
+		return nil, err
+	}
 	shape := m.manager.Spares.Use(s.settings)
 	if running, err := m.launchInSpare(ctx, shape, s); running != nil || err != nil {
 		return running, err
@@ -50,13 +53,14 @@ func (m *mount) launchOnce(ctx context.Context, s clientStart) (*runningClient, 
 		Mode:    m.manager.options.Mode,
 		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
 		Image:   s.settings.Pod.Image, Shape: shape, StartedAt: time.Now().UTC(),
+		RunAsUser: uint32(s.settings.Pod.UID()),
 	}
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
 	}
 	uid, err := m.manager.Host.Create(ctx, mountpod.Spec{
 		Name: client.PodName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
-		Settings: s.settings, Targets: targets(record),
+		Settings: s.settings.WithMountPoint(record.MountPath), Targets: targets(record),
 	})
 	if err != nil {
 		return nil, err

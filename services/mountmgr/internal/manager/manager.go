@@ -21,6 +21,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/cachedir"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
@@ -36,6 +37,8 @@ type Options struct {
 	KubeletDir string
 	// LauncherDir is the host directory that holds jfs-launch.
 	LauncherDir string
+	// CacheRoots are where cache directories of the host are prepared.
+	CacheRoots cachedir.Roots
 	// BootID names this boot of the kernel: no mount survives it.
 	BootID string
 	// KernelRelease is part of what decides the INIT request of a connection.
@@ -225,6 +228,9 @@ func (m *Manager) provide(request PublishRequest, found known, reference store.R
 		return nil, false, fmt.Errorf("target_path %s has just lost its mount: publish it again: %w", request.TargetPath, errdefs.ErrAborted)
 	}
 	inputs, settings, err := m.resolveShared(m.inputs(request, found))
+	if err == nil {
+		err = supported(settings)
+	}
 	if err != nil {
 		return nil, false, err
 	}
@@ -281,7 +287,7 @@ func (m *Manager) inputs(request PublishRequest, found known) volume.Inputs {
 		ReadOnly: request.ReadOnly, Secret: request.Secret,
 		Claim: found.volume.Claim, StorageClass: found.volume.StorageClass, ClassTemplatesSecret: found.volume.ClassTemplatesSecret,
 		Node:   found.node,
-		App:    volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name},
+		App:    volume.App{Object: volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name}},
 		Config: found.config, Defaults: m.options.Defaults,
 	}
 }

@@ -288,8 +288,11 @@ func (m *mount) resolve(inputs volume.Inputs, image string) (volume.Settings, er
 	}
 	inputs.Secret = secret
 	settings, err := volume.Resolve(inputs)
-	if image != "" {
-		settings.Pod.Image = image
+	if err == nil && image != "" {
+		settings = settings.WithImage(image)
+	}
+	if err == nil {
+		err = supported(settings)
 	}
 	return settings, err
 }

@@ -91,11 +91,14 @@ func describeSettings(s volume.Settings) map[string]value {
 	values["crash-protection"] = value{text: string(s.Protection)}
 	values["juicefs/mount-delete-delay"] = value{text: s.DeleteDelay.String()}
 	values["juicefs/clean-cache"] = value{text: fmt.Sprint(s.CleanCache)}
+	values["warm-standby"] = value{text: fmt.Sprint(s.WarmStandby)}
+	// Who makes the kernel mount.
+	fixed("privileged", s.Classic)
 	for name, text := range mountOptions(s.Client) {
 		// The directory that is the root of the mount.
 		values["mountOptions["+name+"]"] = value{text: text, fixed: name == "subdir"}
 	}
-	if len(s.Client) > 1 {
+	if len(s.Client) > 1 && s.Edition != volume.Enterprise {
 		values["metaurl"] = value{text: s.Client[1], secret: true, fixed: true}
 	}
 	for _, variable := range s.Env {
@@ -108,7 +111,8 @@ func describeSettings(s volume.Settings) map[string]value {
 }
 
 func describePod(shape volume.PodShape) map[string]value {
-	values := map[string]value{
+	values := describeShape(shape)
+	maps.Copy(values, map[string]value{
 		"image": {text: shape.Image}, "imagePullPolicy": {text: shape.ImagePullPolicy},
 		"serviceAccount": {text: shape.ServiceAccount}, "priorityClassName": {text: shape.PriorityClass},
 		"terminationGracePeriodSeconds": {text: fmt.Sprint(shape.TerminationGracePeriodSeconds)},
@@ -116,7 +120,7 @@ func describePod(shape volume.PodShape) map[string]value {
 		"hostPaths":                     {text: strings.Join(shape.HostPaths, ",")},
 		"cacheDirs":                     {text: strings.Join(shape.CacheDirs, ",")},
 		"metricsPort":                   {text: fmt.Sprint(shape.MetricsPort)},
-	}
+	})
 	for _, group := range []struct {
 		field string
 		texts map[string]string

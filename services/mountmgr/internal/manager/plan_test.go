@@ -1,11 +1,13 @@
 package manager
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
@@ -79,6 +81,56 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPlanShowsTheWholeShape checks that no field of the shape is forgotten.
+func TestPlanShowsTheWholeShape(t *testing.T) {
+	shapes := reflect.TypeFor[volume.PodShape]()
+	for i := range shapes.NumField() {
+		field := shapes.Field(i)
+		changed := settingsOf("", func(s *volume.Settings) {
+			s.Pod = volume.PodShape{}
+			reflect.ValueOf(&s.Pod).Elem().Field(i).Set(filled(field.Type))
+		})
+		if plan := newPlan(settingsOf("", func(s *volume.Settings) { s.Pod = volume.PodShape{} }), changed); len(plan.Changes) == 0 {
+			t.Errorf("a change of %s is not shown", field.Name)
+		}
+	}
+}
+
+// filled is a value of the type that is not empty.
+func filled(kind reflect.Type) reflect.Value {
+	filledValue := reflect.New(kind).Elem()
+	switch kind.Kind() {
+	case reflect.String:
+		filledValue.SetString("other")
+	case reflect.Bool:
+		filledValue.SetBool(true)
+	case reflect.Int32, reflect.Int64:
+		filledValue.SetInt(7)
+	case reflect.Pointer:
+		filledValue.Set(reflect.New(kind.Elem()))
+		filledValue.Elem().Set(filled(kind.Elem()))
+	case reflect.Slice:
+		filledValue.Set(reflect.Append(filledValue, filled(kind.Elem())))
+	case reflect.Map:
+		filledValue.Set(reflect.MakeMap(kind))
+		filledValue.SetMapIndex(filled(kind.Key()), filled(kind.Elem()))
+	case reflect.Struct:
+		for i := range kind.NumField() {
+			if kind.Field(i).IsExported() && depth(kind.Field(i).Type) {
+				filledValue.Field(i).Set(filled(kind.Field(i).Type))
+			}
+		}
+	default:
+	}
+	return filledValue
+}
+
+// depth keeps filled from the parts of parts, of which some hold themselves.
+func depth(kind reflect.Type) bool {
+	return kind.Kind() == reflect.String || kind.Kind() == reflect.Bool || kind.Kind() == reflect.Int32 ||
+		kind == reflect.TypeFor[map[string]string]() || kind == reflect.TypeFor[*corev1.EnvVarSource]()
 }
 
 func TestTheStateOfAMountSettlesItsUpgrade(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
-	"path"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -15,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/juicefs-csi/driver/libs/volume"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 )
 
 // Labels and annotations of mount pods, as the existing driver names them;
@@ -37,11 +35,6 @@ const (
 )
 
 const (
-	containerName = "jfs-mount"
-	// launcherDir is where the pod sees the node's launcher directory.
-	launcherDir = "/opt/juicefs-csi"
-	// socketDir is where the pod sees the directory of its socket.
-	socketDir = "/run/jfs-launch"
 	// maxName is the longest name of a pod, which becomes a host name label
 	// of 63 characters at the most.
 	maxName      = 63
@@ -55,8 +48,10 @@ type Spec struct {
 	Namespace string
 	Node      string
 	MountID   string
-	// LauncherDir is the host directory that holds jfs-launch.
+	// LauncherDir is the host directory that holds jfs-launch, and Launcher says
+	// where it comes from instead.
 	LauncherDir string
+	Launcher    Launcher
 	Settings    volume.Settings
 	// Targets are the present references.
 	Targets []string
@@ -86,6 +81,7 @@ func ReferenceKey(target string) string {
 
 // Build returns the pod: no capability, no device, no mount propagation, no
 // token, and no host path but the launcher, the cache and what users ask for.
+// What users say of their own containers, volumes and hooks is kept as it is.
 // Quantities that do not parse fail with errdefs.ErrInvalidArgument.
 func Build(s Spec) (*corev1.Pod, error) {
 	resources, err := resourceRequirements(s.Settings.Pod.Resources)
@@ -93,42 +89,48 @@ func Build(s Spec) (*corev1.Pod, error) {
 		return nil, err
 	}
 	shape := s.Settings.Pod
-	volumes, mounts := podVolumes(s)
-	no, root := false, int64(0)
-	return &corev1.Pod{
+	layout := layOut(s)
+	no := false
+	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: s.Name, Namespace: s.Namespace, Labels: labels(s), Annotations: annotations(s),
 		},
 		Spec: corev1.PodSpec{
-			NodeName:                      s.Node,
 			RestartPolicy:                 corev1.RestartPolicyNever,
 			ServiceAccountName:            shape.ServiceAccount,
 			AutomountServiceAccountToken:  &no,
 			EnableServiceLinks:            &no,
 			HostNetwork:                   shape.HostNetwork,
+			HostPID:                       shape.HostPID,
+			Hostname:                      shape.Hostname,
+			DNSPolicy:                     corev1.DNSPolicy(shape.DNSPolicy),
+			DNSConfig:                     shape.DNSConfig,
 			PriorityClassName:             shape.PriorityClass,
 			TerminationGracePeriodSeconds: gracePeriod(shape),
-			Tolerations:                   []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
-			Volumes:                       volumes,
+			SecurityContext:               podSecurity(shape),
+			Volumes:                       layout.volumes,
+			InitContainers:                initContainers(s, layout, resources),
 			Containers: []corev1.Container{{
-				Name:                     containerName,
+				Name:                     volume.ContainerName,
 				Image:                    shape.Image,
 				ImagePullPolicy:          corev1.PullPolicy(shape.ImagePullPolicy),
-				Command:                  []string{launcherDir + "/jfs-launch", "serve", "--socket=" + socketDir + "/" + launcher.SocketName},
+				Command:                  command(shape),
+				Env:                      environment(shape),
 				Resources:                resources,
-				VolumeMounts:             mounts,
+				VolumeMounts:             layout.mounts,
+				VolumeDevices:            shape.VolumeDevices,
+				LivenessProbe:            shape.LivenessProbe,
+				ReadinessProbe:           shape.ReadinessProbe,
+				StartupProbe:             shape.StartupProbe,
+				Lifecycle:                shape.Lifecycle,
 				TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
-				SecurityContext: &corev1.SecurityContext{
-					RunAsUser:                &root,
-					AllowPrivilegeEscalation: &no,
-					Privileged:               &no,
-					Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
-					SeccompProfile:           &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
-				},
-				Ports: metricsPort(shape),
+				SecurityContext:          containerSecurity(shape),
+				Ports:                    metricsPort(shape),
 			}},
 		},
-	}, nil
+	}
+	place(&pod.Spec, s)
+	return pod, nil
 }
 
 // defaultGrace is how long a mount pod that is being deleted may go on
@@ -194,46 +196,6 @@ func annotations(s Spec) map[string]string {
 		a[ReferenceKey(target)] = target
 	}
 	return a
-}
-
-// podVolumes returns the volumes of the pod and where its container sees them.
-func podVolumes(s Spec) ([]corev1.Volume, []corev1.VolumeMount) {
-	directory := corev1.HostPathDirectory
-	create := corev1.HostPathDirectoryOrCreate
-	volumes := []corev1.Volume{
-		{Name: launcher.VolumeName, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
-		{Name: "launcher", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: s.LauncherDir, Type: &directory}}},
-	}
-	mounts := []corev1.VolumeMount{
-		{Name: launcher.VolumeName, MountPath: socketDir},
-		{Name: "launcher", MountPath: launcherDir, ReadOnly: true},
-	}
-	seen := make(map[string]bool)
-	add := func(name, hostPath string) {
-		if seen[hostPath] {
-			return // A cache directory that the user names as a host path too.
-		}
-		seen[hostPath] = true
-		volumes = append(volumes, corev1.Volume{
-			Name:         name,
-			VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: hostPath, Type: &create}},
-		})
-		mounts = append(mounts, corev1.VolumeMount{Name: name, MountPath: hostPath})
-	}
-	for i, dir := range s.Settings.Pod.CacheDirs {
-		add(fmt.Sprintf("cache-%d", i), path.Clean(dir))
-	}
-	for i, dir := range s.Settings.Pod.HostPaths {
-		add(fmt.Sprintf("host-%d", i), path.Clean(dir))
-	}
-	for i, secret := range s.Settings.Pod.SecretVolumes {
-		name := fmt.Sprintf("secret-%d", i)
-		volumes = append(volumes, corev1.Volume{
-			Name: name, VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret.Name}},
-		})
-		mounts = append(mounts, corev1.VolumeMount{Name: name, MountPath: path.Clean(secret.Path), ReadOnly: true})
-	}
-	return volumes, mounts
 }
 
 func resourceRequirements(r volume.Resources) (corev1.ResourceRequirements, error) {

@@ -2,6 +2,7 @@ package mountpod_test
 
 import (
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +13,10 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/pod-security-admission/api"
+	"k8s.io/pod-security-admission/policy"
 	"sigs.k8s.io/yaml"
 
 	"github.com/juicefs-csi/driver/libs/volume"
@@ -21,8 +25,14 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// specs are the pods that have a golden file of their name.
+// specs are the pods without a privilege that have a golden file of their name.
 func specs() map[string]mountpod.Spec {
+	all := basicSpecs()
+	maps.Copy(all, shapedSpecs())
+	return all
+}
+
+func basicSpecs() map[string]mountpod.Spec {
 	spec := func(settings volume.Settings, targets ...string) mountpod.Spec {
 		return mountpod.Spec{
 			Name: "juicefs-node-1-pv-1-abcdef", Namespace: "kube-system", Node: "node-1", MountID: "0123456789abcdef",
@@ -61,8 +71,121 @@ func specs() map[string]mountpod.Spec {
 	}
 }
 
+func shapedSpecs() map[string]mountpod.Spec {
+	spec := func(shape volume.PodShape, launcher mountpod.Launcher) mountpod.Spec {
+		shape.Image = "juicedata/mount:ce-v1.4.2"
+		return mountpod.Spec{
+			Name: "juicefs-node-1-pv-1-abcdef", Namespace: "kube-system", Node: "node-1", MountID: "0123456789abcdef",
+			LauncherDir: "/var/lib/juicefs-csi/launcher", Launcher: launcher,
+			Settings: volume.Settings{UniqueID: "pv-1", ShareMode: volume.ShareByVolume, Hash: strings.Repeat("c", 63), Pod: shape},
+		}
+	}
+	host := mountpod.Launcher{Source: mountpod.LauncherFromHost}
+	user := volume.PodShape{
+		RunAsUser: new(int64(1000)), RunAsGroup: new(int64(2000)), FSGroup: new(int64(3000)), CacheVolumes: cacheVolumes(),
+	}
+	return map[string]mountpod.Spec{
+		"cache-volumes": spec(volume.PodShape{CacheDirs: []string{"/mnt/ssd"}, CacheVolumes: cacheVolumes()}, host),
+		"user": spec(volume.PodShape{
+			RunAsUser: new(int64(1000)), CacheDirs: []string{"/var/jfsCache/uid-1000"},
+			Env: []corev1.EnvVar{fieldEnv("NODE", "spec.nodeName")},
+		}, host),
+		"restricted-image":          spec(user, mountpod.Launcher{Source: mountpod.LauncherFromImage, Image: "juicefs-csi/mountmgr:v1"}),
+		"restricted-init-container": spec(user, mountpod.Launcher{Source: mountpod.LauncherFromInitContainer, Image: "juicefs-csi/mountmgr:v1"}),
+		"scheduled": spec(volume.PodShape{
+			CacheVolumes: cacheVolumes()[2:],
+			NodeSelector: map[string]string{"kubernetes.io/hostname": "node-1.example.com"}, SchedulerName: "other",
+			Affinity:    &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}},
+			Tolerations: []corev1.Toleration{{Key: "gpu", Operator: corev1.TolerationOpExists}},
+		}, host),
+	}
+}
+
+func fieldEnv(name, path string) corev1.EnvVar {
+	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}}
+}
+
+func cacheVolumes() []volume.CacheVolume {
+	limit := resource.MustParse("1Gi")
+	return []volume.CacheVolume{
+		{Path: "/var/jfsCache-0", Source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}},
+		{Path: "/var/jfsCache-emptyDir", Source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: &limit}}},
+		{Path: "/var/jfsCache-ephemeral-0", Source: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{
+			VolumeClaimTemplate: &corev1.PersistentVolumeClaimTemplate{},
+		}}},
+		{Path: "/var/jfsCache-inlineVolume-0", Source: corev1.VolumeSource{CSI: &corev1.CSIVolumeSource{Driver: "disks.example.com"}}},
+	}
+}
+
+// ownSpec is all that users can add, which may be privileges.
+func ownSpec() mountpod.Spec {
+	spec := basicSpecs()["plain"]
+	spec.Launcher = mountpod.Launcher{Source: mountpod.LauncherFromInitContainer, Image: "juicefs-csi/mountmgr:v1"}
+	probe := func(command ...string) *corev1.Probe {
+		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: command}}, PeriodSeconds: 5}
+	}
+	privileged := true
+	spec.Settings.Pod = volume.PodShape{
+		Image: "juicedata/mount:ce-v1.4.2", CacheDirs: []string{"/var/jfsCache"}, HostPID: true, Hostname: "pv-1",
+		DNSPolicy: "None", DNSConfig: &corev1.PodDNSConfig{Nameservers: []string{"192.0.2.1"}},
+		LivenessProbe: probe("live"), ReadinessProbe: probe("ready"), StartupProbe: probe("started"),
+		Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"stop"}}}},
+		Env:       []corev1.EnvVar{fieldEnv("NODE", "spec.nodeName"), fieldEnv("IP", "status.hostIP")},
+		Volumes: []corev1.Volume{
+			{Name: "cache-0", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+			{Name: "disk", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "d"}}},
+		},
+		VolumeMounts:  []corev1.VolumeMount{{Name: "cache-0", MountPath: "/etc/own"}},
+		VolumeDevices: []corev1.VolumeDevice{{Name: "disk", DevicePath: "/dev/cache"}},
+		InitContainers: []corev1.Container{{
+			Name: "prepare", Image: "tools:1", SecurityContext: &corev1.SecurityContext{Privileged: &privileged},
+		}},
+	}
+	return spec
+}
+
+// TestRestrictedPods asks what judges pods in a namespace whose Pod Security is
+// restricted.
+func TestRestrictedPods(t *testing.T) {
+	judge, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}
+	for name, passes := range map[string]bool{"restricted-image": true, "restricted-init-container": true, "user": false, "plain": false} {
+		pod, err := mountpod.Build(specs()[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		result := policy.AggregateCheckResults(judge.EvaluatePod(restricted, &pod.ObjectMeta, &pod.Spec))
+		if result.Allowed != passes {
+			t.Errorf("%s: allowed %t: %s", name, result.Allowed, result.ForbiddenDetail())
+		}
+	}
+}
+
+func TestLauncherCheck(t *testing.T) {
+	for _, c := range []struct {
+		launcher mountpod.Launcher
+		right    bool
+	}{
+		{mountpod.Launcher{}, true},
+		{mountpod.Launcher{Source: mountpod.LauncherFromHost}, true},
+		{mountpod.Launcher{Source: mountpod.LauncherFromImage, Image: "i"}, true},
+		{mountpod.Launcher{Source: mountpod.LauncherFromImage}, false},
+		{mountpod.Launcher{Source: mountpod.LauncherFromInitContainer}, false},
+		{mountpod.Launcher{Source: "disk", Image: "i"}, false},
+	} {
+		if err := c.launcher.Check(); (err == nil) != c.right || err != nil && !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%+v: %v", c.launcher, err)
+		}
+	}
+}
+
 func TestBuild(t *testing.T) {
-	for name, spec := range specs() {
+	all := specs()
+	all["own"] = ownSpec()
+	for name, spec := range all {
 		t.Run(name, func(t *testing.T) {
 			pod, err := mountpod.Build(spec)
 			if err != nil {

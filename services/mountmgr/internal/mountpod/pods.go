@@ -31,6 +31,7 @@ type Pods struct {
 	namespace string
 	node      string
 	podsDir   string
+	launcher  Launcher
 }
 
 // NewPods does not speak to the API server yet. kubeletDir is kubelet's root
@@ -39,10 +40,18 @@ func NewPods(client kubernetes.Interface, namespace, node, kubeletDir string) *P
 	return &Pods{client: client, namespace: namespace, node: node, podsDir: filepath.Join(kubeletDir, "pods")}
 }
 
-// Create makes the pod of spec, whose node and namespace are those of p, and
-// returns its uid.
+// WithLauncher is a copy whose pods get jfs-launch from elsewhere than the host
+// directory of their spec.
+func (p *Pods) WithLauncher(source Launcher) *Pods {
+	other := *p
+	other.launcher = source
+	return &other
+}
+
+// Create makes the pod of spec, whose node, namespace and launcher are those of
+// p, and returns its uid.
 func (p *Pods) Create(ctx context.Context, spec Spec) (string, error) {
-	spec.Node, spec.Namespace = p.node, p.namespace
+	spec.Node, spec.Namespace, spec.Launcher = p.node, p.namespace, p.launcher
 	pod, err := Build(spec)
 	if err != nil {
 		return "", err

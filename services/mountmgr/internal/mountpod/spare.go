@@ -1,6 +1,7 @@
 package mountpod
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -42,7 +44,8 @@ const shapeKeyBytes = 10
 // become such a pod:
 //   - Kubernetes refuses to change the quality of service class of a pod, and an
 //     idle pod of the class Guaranteed would hold back all that it will ever need;
-//   - pods in the network of the host cannot share a port of theirs.
+//   - pods in the network of the host cannot share a port of theirs;
+//   - texts that name the mount point are those of one mount.
 func ShapeKey(s Spec) (string, error) {
 	shape := s.Settings.Pod
 	wanted, err := effective(s)
@@ -60,6 +63,9 @@ func ShapeKey(s Spec) (string, error) {
 	raw, err := json.Marshal(pod)
 	if err != nil {
 		return "", fmt.Errorf("encode shape of mount pod: %w", err)
+	}
+	if bytes.Contains(raw, []byte(volume.MountPoint)) {
+		return "", nil // It is of one mount.
 	}
 	digest := sha256.Sum256(raw)
 	return hex.EncodeToString(digest[:shapeKeyBytes]), nil
@@ -156,7 +162,7 @@ func class(r corev1.ResourceRequirements) corev1.PodQOSClass {
 
 // CreateSpare makes a spare of the shape key that spec has, and returns its uid.
 func (p *Pods) CreateSpare(ctx context.Context, spec Spec, key string) (string, error) {
-	spec.Node, spec.Namespace = p.node, p.namespace
+	spec.Node, spec.Namespace, spec.Launcher = p.node, p.namespace, p.launcher
 	pod, err := BuildSpare(spec, key)
 	if err != nil {
 		return "", err
@@ -208,7 +214,7 @@ func (p *Pods) Resize(ctx context.Context, pod store.Client, spec Spec) error {
 	if len(wanted.Requests) == 0 {
 		return nil
 	}
-	container := map[string]any{"name": containerName, "resources": wanted}
+	container := map[string]any{"name": volume.ContainerName, "resources": wanted}
 	patch := map[string]any{"spec": map[string]any{"containers": []any{container}}}
 	err = p.patch(ctx, pod.PodName, types.StrategicMergePatchType, patch, "resize")
 	switch {

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -219,7 +220,7 @@ func (k *Kubelet) start(pod *corev1.Pod) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := startPod(root, container.Command, k.log)
+	cmd, err := startPod(root, *container.SecurityContext.RunAsUser, container.Command, k.log)
 	if err != nil {
 		return err
 	}
@@ -252,6 +253,7 @@ func (k *Kubelet) rootFS(pod *corev1.Pod, client string) (string, error) {
 		}
 	}
 	err := errors.Join(
+		os.Chmod(filepath.Join(root, "tmp"), 0o1777), //nolint:gosec // as in an image
 		bind(client, filepath.Join(root, "usr/local/bin/juicefs"), true),
 		os.Symlink("/usr/local/bin/juicefs", filepath.Join(root, "bin/mount.juicefs")),
 		bind("/dev/null", filepath.Join(root, "dev/null"), false),
@@ -276,6 +278,11 @@ func volumes(pod *corev1.Pod, podDir, root string) error {
 		source := sources[mount.Name]
 		if err := os.MkdirAll(source, 0o777); err != nil { //nolint:gosec // as kubelet does
 			return err
+		}
+		if strings.HasPrefix(source, podDir) {
+			if err := os.Chmod(source, 0o777); err != nil { //nolint:gosec // as kubelet does
+				return err
+			}
 		}
 		if err := bind(source, filepath.Join(root, mount.MountPath), mount.ReadOnly); err != nil {
 			return err

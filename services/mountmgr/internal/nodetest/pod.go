@@ -5,11 +5,13 @@
 package nodetest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,13 +19,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/juicefs-csi/driver/libs/mountinfo"
+	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/sandbox"
 )
 
 // podEnv marks a process that is to become a pod; its value is the directory
-// that the pod sees as its root.
-const podEnv = "NODETEST_POD_ROOT"
+// that the pod sees as its root. userEnv is its uid.
+const (
+	podEnv  = "NODETEST_POD_ROOT"
+	userEnv = "NODETEST_POD_USER"
+)
 
 // Main is all of TestMain: it runs the tests, unless the process was started to
 // be a pod or a probe.
@@ -32,7 +38,7 @@ func Main(m *testing.M) {
 	root, isPod := os.LookupEnv(podEnv) //nolint:forbidigo // this is main
 	switch {
 	case isPod:
-		err = becomePod(root)
+		err = becomePod(root, os.Getenv(userEnv)) //nolint:forbidigo // this is main
 	case len(os.Args) > 1 && os.Args[1] == "probe":
 		err = probe.Main(os.Args[2:], os.Stdout)
 	default:
@@ -46,7 +52,7 @@ func Main(m *testing.M) {
 
 // becomePod runs in new mount and pid namespaces. It gives up every privilege
 // and executes the arguments.
-func becomePod(root string) error {
+func becomePod(root, user string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("leave mount propagation: %w", err)
 	}
@@ -63,14 +69,21 @@ func becomePod(root string) error {
 	if err := sandbox.DropPrivileges(); err != nil {
 		return err
 	}
-	return unix.Exec(os.Args[1], os.Args[1:], []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root"})
+	environment := []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root"}
+	if uid, err := strconv.Atoi(user); err == nil && uid != 0 {
+		environment[1] = "HOME=" + volume.SocketDir
+		if err := errors.Join(syscall.Setgroups(nil), syscall.Setresgid(0, 0, 0), syscall.Setresuid(uid, uid, uid)); err != nil {
+			return fmt.Errorf("become user %d: %w", uid, err)
+		}
+	}
+	return unix.Exec(os.Args[1], os.Args[1:], environment)
 }
 
 // startPod starts argv as PID 1 of a pod whose root file system is root, with
 // its own pid and mount namespaces. The mounts below root are the caller's.
-func startPod(root string, argv []string, log *os.File) (*exec.Cmd, error) {
+func startPod(root string, user int64, argv []string, log *os.File) (*exec.Cmd, error) {
 	cmd := exec.Command("/proc/self/exe", argv...) //nolint:noctx // a pod lives until it is killed
-	cmd.Env = []string{podEnv + "=" + root}
+	cmd.Env = []string{podEnv + "=" + root, userEnv + "=" + strconv.FormatInt(user, 10)}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid: true, Pdeathsig: syscall.SIGKILL,

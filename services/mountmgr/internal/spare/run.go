@@ -231,7 +231,9 @@ func (p *Pool) fill(ctx context.Context, s *shape, wanted int) time.Duration {
 	for ; have < wanted; have++ {
 		name := mountpod.Name(p.options.Node, "spare", strings.ToLower(rand.Text()[:suffixLen]))
 		made := &spare{
-			Spare:  store.Spare{PodName: name, Image: s.Pod.Image, Shape: s.Key, CreatedAt: time.Now().UTC()},
+			Spare: store.Spare{
+				PodName: name, Image: s.Pod.Image, Shape: s.Key, CreatedAt: time.Now().UTC(), RunAsUser: uint32(s.Pod.UID()),
+			},
 			making: true, stop: make(chan struct{}),
 		}
 		p.spares[name] = made

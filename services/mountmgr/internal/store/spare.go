@@ -20,11 +20,13 @@ type Spare struct {
 	// Shape is the key of the shape that the pod was made to.
 	Shape     string    `json:"shape"`
 	CreatedAt time.Time `json:"createdAt"`
+	// RunAsUser is the uid of all that runs in the pod.
+	RunAsUser uint32 `json:"runAsUser,omitempty"`
 }
 
 // Client is the spare as the client of a mount that takes it.
 func (s Spare) Client() Client {
-	return Client{PodName: s.PodName, PodUID: s.PodUID, Image: s.Image, Shape: s.Shape, FromSpare: true}
+	return Client{PodName: s.PodName, PodUID: s.PodUID, Image: s.Image, Shape: s.Shape, FromSpare: true, RunAsUser: s.RunAsUser}
 }
 
 // Shape is a kind of mount pod of which spares are kept.

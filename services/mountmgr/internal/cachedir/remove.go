@@ -1,6 +1,7 @@
-// Package cachedir removes cached blocks of JuiceFS clients from the node's
-// disk. The directories are written by mount pods, which nobody trusts: nothing
-// outside of a cache directory is ever reached through them.
+// Package cachedir prepares directories of the host for the caches of JuiceFS
+// clients, and removes cached blocks from them. The directories are written by
+// mount pods, which nobody trusts: nothing outside of a cache directory is ever
+// reached through them.
 package cachedir
 
 import (
