@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	}
 	if err := runManager(os.Args[2:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1) //nolint:forbidigo,revive // this is main
+		os.Exit(1)
 	}
 }
 
