@@ -133,7 +133,7 @@ func Main(environment []string) error {
 	if err := DropPrivileges(); err != nil {
 		return err
 	}
-	return fmt.Errorf("run %s: %w", d.Argv[0], unix.Exec(d.Argv[0], d.Argv, environment)) //nolint:gosec // It is ours.
+	return fmt.Errorf("run %s: %w", d.Argv[0], unix.Exec(d.Argv[0], d.Argv, environment))
 }
 
 // joinNamespaces leaves the namespaces of a container, which end with it, for
