@@ -237,7 +237,7 @@ e2e-deps:
 .PHONY: test
 test: deps client $(HELM) $(KUBECONFORM) ## Run unit, chart golden and, as root, kernel tests.
 	@[ -n '$(ROOT)' ] || echo "not root or no /dev/fuse: kernel tests are left out" >&2
-	@$(NICE) $(GO) test -p $(TEST_PARALLEL) -tags '$(TEST_TAGS)' -timeout 10m $(TESTFLAGS) $(PACKAGES)
+	@$(NICE) $(GO) test -p $(TEST_PARALLEL) -tags '$(TEST_TAGS)' -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
 .PHONY: e2e
 e2e: e2e-deps client images $(HELM) ## Run the tests on a real local cluster (root); KEEP=1 leaves it running.

@@ -54,7 +54,7 @@ func (m *Manager) forget(target string, held *mount) {
 func (m *Manager) adopt(made *mount, record store.Record) {
 	m.mounts[made.id] = made
 	m.index.addMount(made, record)
-	m.start(made, record, m.lifetime) //nolint:contextcheck // The lifetime is that of the mount.
+	m.start(made, record, m.lifetime)
 }
 
 // launchMount runs a mount that was announced.
@@ -65,7 +65,7 @@ func (m *Manager) launchMount(made *mount, record store.Record) {
 	m.start(made, record, lifetime)
 }
 
-func (m *Manager) start(made *mount, record store.Record, lifetime context.Context) { //nolint:revive // as for contextcheck
+func (m *Manager) start(made *mount, record store.Record, lifetime context.Context) {
 	m.watch.changed(record)
 	ctx, cancel := context.WithCancel(lifetime)
 	m.running.Go(func() {

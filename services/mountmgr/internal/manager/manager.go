@@ -126,7 +126,7 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 		VolumeID: request.VolumeID, TargetPath: request.TargetPath, ReadOnly: request.ReadOnly,
 		AccessMode: request.AccessMode, Pod: request.Pod, Since: time.Now().UTC(),
 	}
-	served, err := m.acquire(request, reference) //nolint:contextcheck // A mount outlives the call that it is made for.
+	served, err := m.acquire(request, reference)
 	if err != nil {
 		return store.Record{}, false, err
 	}
