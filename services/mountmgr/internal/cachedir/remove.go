@@ -85,20 +85,23 @@ func removeBelow(ctx context.Context, root *os.Root, directory string, depth int
 			return err
 		}
 		for _, entry := range entries {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			name := path.Join(directory, entry.Name())
-			if entry.IsDir() && depth > 0 {
-				if err := removeBelow(ctx, root, name, depth-1); err != nil {
-					return err
-				}
-			}
-			if err := root.RemoveAll(name); err != nil {
+			if err := remove(ctx, root, path.Join(directory, entry.Name()), entry.IsDir(), depth); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+func remove(ctx context.Context, root *os.Root, name string, isDir bool, depth int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if isDir && depth > 0 {
+		if err := removeBelow(ctx, root, name, depth-1); err != nil {
+			return err
+		}
+	}
+	return root.RemoveAll(name)
 }
 
 func list(root *os.Root, directory string) ([]fs.DirEntry, error) {

@@ -17,7 +17,7 @@ const uuid = "8d0ebb36-91ab-4d84-8d5c-1b0f6f0e5f3a"
 func put(t *testing.T, elements ...string) string {
 	t.Helper()
 	path := filepath.Join(elements...)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a test
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, []byte("block"), 0o600); err != nil {
@@ -69,7 +69,7 @@ func TestOnlyCachedBlocksOfTheFileSystemGo(t *testing.T) {
 func TestTheCacheDirectoryMayBeALinkOfTheHost(t *testing.T) {
 	host := t.TempDir()
 	block := put(t, host, "disk", "cache", uuid, "raw", "chunks", "0", "0", "1_0_4")
-	if err := os.MkdirAll(filepath.Join(host, "var"), 0o755); err != nil { //nolint:gosec // a test
+	if err := os.MkdirAll(filepath.Join(host, "var"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/disk/cache", filepath.Join(host, "var", "jfsCache")); err != nil {
@@ -87,7 +87,7 @@ func TestLinksOfAMountPodLeadNowhere(t *testing.T) {
 	host := t.TempDir()
 	block := put(t, host, "victim", "raw", "chunks", "0", "0", "1_0_4")
 	cache := filepath.Join(host, "cache")
-	if err := os.MkdirAll(cache, 0o755); err != nil { //nolint:gosec // a test
+	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("../victim", filepath.Join(cache, uuid)); err != nil {

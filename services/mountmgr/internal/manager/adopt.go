@@ -69,7 +69,7 @@ func (m *Manager) forget(target string, held *mount) {
 func (m *Manager) adopt(made *mount, record store.Record) {
 	m.mounts[made.id] = made
 	m.index.addMount(made, record)
-	m.start(made, record, m.lifetime) //nolint:contextcheck // The lifetime is that of the mount.
+	m.start(m.lifetime, made, record)
 }
 
 // launchMount runs a mount that was announced.
@@ -77,10 +77,10 @@ func (m *Manager) launchMount(made *mount, record store.Record) {
 	m.mu.Lock()
 	lifetime := m.lifetime
 	m.mu.Unlock()
-	m.start(made, record, lifetime)
+	m.start(lifetime, made, record)
 }
 
-func (m *Manager) start(made *mount, record store.Record, lifetime context.Context) { //nolint:revive // as for contextcheck
+func (m *Manager) start(lifetime context.Context, made *mount, record store.Record) {
 	m.watch.changed(record)
 	ctx, cancel := context.WithCancel(lifetime)
 	m.running.Go(func() {

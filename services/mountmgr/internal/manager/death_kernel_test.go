@@ -30,6 +30,8 @@ type scenario struct {
 	// settle is called under the next mount manager and returns when everything
 	// is as it has to be, and ready for the next round.
 	settle func(died bool)
+	// again makes the next mount manager die as well, at one of its first steps.
+	again bool
 }
 
 // dieEverywhere runs a scenario again and again with a mount manager that dies
@@ -50,6 +52,9 @@ func dieEverywhere(t *testing.T, n *nodetest.Node, s scenario) {
 			n.StopManager()
 			n.StartManager()
 		}
+		if died && s.again {
+			dieAgain(n, 1+step*5%11)
+		}
 		n.KillManagerAt(0)
 		s.settle(died)
 		if t.Failed() {
@@ -61,6 +66,20 @@ func dieEverywhere(t *testing.T, n *nodetest.Node, s scenario) {
 		}
 	}
 	t.Errorf("there are more than %d steps", maxSteps)
+}
+
+// dieAgain lets the mount manager that takes over die at a step of its own, if
+// it comes to that soon.
+func dieAgain(n *nodetest.Node, step int) {
+	n.KillManagerAt(step)
+	soon := time.NewTimer(time.Second)
+	defer soon.Stop()
+	select {
+	case <-n.Died():
+		n.StopManager()
+		n.StartManager()
+	case <-soon.C:
+	}
 }
 
 // awaitDeath reports false when the scenario has ended without it.
@@ -221,10 +240,16 @@ func withWriter(t *testing.T, n *nodetest.Node) (store.Record, *writer) {
 	return record, w
 }
 
-func TestDeathInAHandOver(t *testing.T) {
+func TestDeathInAHandOver(t *testing.T) { dieInAHandOver(t, false) }
+
+func TestTwoDeathsInAHandOver(t *testing.T) { dieInAHandOver(t, true) }
+
+func dieInAHandOver(t *testing.T, again bool) {
+	t.Helper()
 	n := nodetest.NewNode(t)
 	old, w := withWriter(t, n)
 	dieEverywhere(t, n, scenario{
+		again: again,
 		begin: func(ctx context.Context) {
 			err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(ctx, old.Client.PodName, deleteOptions())
 			if err != nil {

@@ -344,7 +344,8 @@ func TestNothingOfAnEarlierBootIsLeft(t *testing.T) {
 		}
 	}
 	kept := filepath.Join(n.Dir, "volume", "not-empty")
-	if err := errors.Join(os.Mkdir(filepath.Join(n.Dir, "volume", "left-over"), 0o700), os.MkdirAll(filepath.Join(kept, "x"), 0o700)); err != nil {
+	leftOver := os.Mkdir(filepath.Join(n.Dir, "volume", "left-over"), 0o700)
+	if err := errors.Join(leftOver, os.MkdirAll(filepath.Join(kept, "x"), 0o700)); err != nil {
 		t.Fatal(err)
 	}
 	n.BootID = "another"

@@ -138,7 +138,7 @@ func (m *Manager) Publish(ctx context.Context, request PublishRequest) (store.Re
 	if err != nil {
 		return store.Record{}, false, err
 	}
-	served, err := m.acquire(request, found, reference) //nolint:contextcheck // A mount outlives the call that it is made for.
+	served, err := m.acquire(request, found, reference)
 	if err != nil {
 		return store.Record{}, false, err
 	}

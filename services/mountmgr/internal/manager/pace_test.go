@@ -13,9 +13,9 @@ import (
 func TestASeriesOfReplacementsIsDelayed(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var p pace
-	for i, want := range []time.Duration{0, 1, 2, 4, 8, 16, 30, 30, 30} {
-		if got := p.next(now, planned); got != want*time.Second {
-			t.Errorf("replacement %d waits %v, want %v", i, got, want*time.Second)
+	for i, want := range []float64{0, 1, 2, 4, 8, 16, 30, 30, 30} {
+		if got := p.next(now, planned).Seconds(); got != want {
+			t.Errorf("replacement %d waits %v s, want %v s", i, got, want)
 		}
 		p.serves(now)
 		now = now.Add(steadyTime - time.Second)
@@ -32,9 +32,9 @@ func TestASeriesOfReplacementsIsDelayed(t *testing.T) {
 
 func TestUnplannedReplacementsComeAtOnceForAWhile(t *testing.T) {
 	var p pace
-	for i, want := range []time.Duration{0, 0, 0, 0, 0, 1, 2} {
-		if got := p.next(time.Unix(1000, 0), unplanned); got != want*time.Second {
-			t.Errorf("replacement %d waits %v, want %v", i, got, want*time.Second)
+	for i, want := range []float64{0, 0, 0, 0, 0, 1, 2} {
+		if got := p.next(time.Unix(1000, 0), unplanned).Seconds(); got != want {
+			t.Errorf("replacement %d waits %v s, want %v s", i, got, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package manager
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -91,4 +92,9 @@ func (m *mount) setPod(uid string, state podState) {
 	m.changed = make(chan struct{})
 	m.mu.Unlock()
 	m.poke()
+}
+
+// forgetPods forgets all pods but that of the client. It runs under m.mu.
+func (m *mount) forgetPods(kept string) {
+	maps.DeleteFunc(m.pods, func(uid string, _ podState) bool { return uid != kept })
 }

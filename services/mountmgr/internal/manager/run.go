@@ -88,7 +88,7 @@ func (m *Manager) resume(ctx context.Context) error {
 	}
 	for _, record := range records {
 		if kept[record.ID] {
-			m.adopt(newMount(m, record), record) //nolint:contextcheck // It takes the lifetime that was just set.
+			m.adopt(newMount(m, record), record)
 		}
 	}
 	return nil

@@ -158,6 +158,7 @@ func (m *mount) recordServing(client store.Client, told probe.Client) error {
 	client.Version, client.SessionID = told.Version, told.SessionID
 	return m.update(func(r *store.Record) error {
 		r.Client, r.Successor, r.FileSystemUUID = client, nil, told.UUID
+		m.forgetPods(client.PodUID)
 		return m.adopt(r)
 	})
 }

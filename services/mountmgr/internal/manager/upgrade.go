@@ -217,6 +217,7 @@ func (m *mount) adopt(r *store.Record) error {
 		return err
 	}
 	r.Inputs, r.Image, r.SettingsHash = r.Upgrade.Inputs, r.Upgrade.Image, settings.Hash
+	r.DeleteDelay, r.CleanCache = settings.DeleteDelay, settings.CleanCache
 	r.Upgrade.Phase, r.Upgrade.ToVersion, r.Upgrade.Pause = store.UpgradeAdopted, r.Client.Version, m.pause
 	return nil
 }

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
@@ -85,34 +83,35 @@ func (m *mortal) keep(session *launcher.Session, err error) (*launcher.Session, 
 	return session, err
 }
 
+// Create is a step before and after.
 func (m *mortal) Create(ctx context.Context, spec mountpod.Spec) (string, error) {
 	m.step()
 	defer m.step()
 	return m.Host.Create(ctx, spec)
 }
 
+// Connect keeps the session, which ends with the manager.
 func (m *mortal) Connect(ctx context.Context, client store.Client) (*launcher.Session, error) {
 	return m.keep(m.Host.Connect(ctx, client))
 }
 
+// Reconnect is as Connect.
 func (m *mortal) Reconnect(ctx context.Context, client store.Client) (*launcher.Session, error) {
 	return m.keep(m.Host.Reconnect(ctx, client))
 }
 
+// Delete is a step before and after.
 func (m *mortal) Delete(ctx context.Context, client store.Client, grace time.Duration) error {
 	m.step()
 	defer m.step()
 	return m.Host.Delete(ctx, client, grace)
 }
 
+// Annotate is a step before and after.
 func (m *mortal) Annotate(ctx context.Context, client store.Client, annotations map[string]*string) error {
 	m.step()
 	defer m.step()
 	return m.Host.Annotate(ctx, client, annotations)
-}
-
-func (m *mortal) Watch(ctx context.Context, changed, removed func(*corev1.Pod)) error {
-	return m.Host.Watch(ctx, changed, removed)
 }
 
 // KillManagerAt makes the mount manager die at its n-th step from now, as by
@@ -153,7 +152,7 @@ func descendants(pid int) []int {
 		if err != nil {
 			continue
 		}
-		for _, field := range strings.Fields(string(raw)) {
+		for field := range strings.FieldsSeq(string(raw)) {
 			if child, err := strconv.Atoi(field); err == nil {
 				found = append(append(found, child), descendants(child)...)
 			}
