@@ -71,7 +71,10 @@ func TestUsageIsThatOfStatfs(t *testing.T) {
 
 func TestAnErrorOfTheFileSystemIsTold(t *testing.T) {
 	for name, ask := range map[string]func(path string) error{
-		"usage": func(path string) error { _, err := newProber().Usage(t.Context(), "mount", path+"/missing"); return err },
+		"usage": func(path string) error {
+			_, err := newProber().Usage(t.Context(), "mount", path+"/missing")
+			return err
+		},
 		"ready": func(path string) error { _, err := newProber().Ready(t.Context(), path); return err },
 	} {
 		path := t.TempDir()

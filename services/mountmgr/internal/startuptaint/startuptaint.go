@@ -243,7 +243,9 @@ func (r *Remover) patch(node *corev1.Node) ([]byte, error) {
 
 func (r *Remover) key() string { return r.options.Driver + keySuffix }
 
-func (r *Remover) tainted(node *corev1.Node) bool { return slices.ContainsFunc(node.Spec.Taints, r.ours) }
+func (r *Remover) tainted(node *corev1.Node) bool {
+	return slices.ContainsFunc(node.Spec.Taints, r.ours)
+}
 
 func (r *Remover) ours(taint corev1.Taint) bool {
 	return taint.Key == r.key() && (taint.Effect == corev1.TaintEffectNoExecute || taint.Effect == corev1.TaintEffectNoSchedule)
