@@ -156,6 +156,7 @@ func mountmgrKeys() map[string]schema {
 		"processImages":          arrayOf(matching(nonEmpty)),
 		"mountPriorityClassName": text(),
 		"sparePods":              atLeast(0),
+		"removeStartupTaint":     boolean(),
 		"mountShare":             oneOf("volume", "storageClass", "fileSystem"),
 		"kubelet": object(map[string]schema{
 			"enabled":    boolean(),

@@ -18,7 +18,7 @@ type failures struct {
 	told []string
 }
 
-func (f *failures) Helper()           {}
+func (*failures) Helper()             {}
 func (f *failures) Error(what ...any) { f.told = append(f.told, fmt.Sprint(what...)) }
 func (f *failures) Errorf(format string, what ...any) {
 	f.told = append(f.told, fmt.Sprintf(format, what...))
@@ -31,7 +31,8 @@ func TestDocumented(t *testing.T) {
 	}, []string{"result", "kind"})
 	counter.WithLabelValues("ok", "warm")
 	registry.MustRegister(counter, prometheus.NewGauge(prometheus.GaugeOpts{Name: "juicefs_size", Help: "Size."}))
-	const done, size = "| `juicefs_done_total` | counter | `kind`, `node_name`, `result` | | what |\n", "| `juicefs_size` | gauge | | bytes | what |\n"
+	const done = "| `juicefs_done_total` | counter | `kind`, `node_name`, `result` | | what |\n"
+	const size = "| `juicefs_size` | gauge | | bytes | what |\n"
 	for name, c := range map[string]struct {
 		text, want string
 	}{

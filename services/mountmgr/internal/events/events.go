@@ -105,7 +105,8 @@ func (r *Recorder) HandedOver(mount store.Record, pause time.Duration) {
 
 // Lost tells that nobody can serve the mount any more.
 func (r *Recorder) Lost(mount store.Record) {
-	note := fmt.Sprintf("connection of %s is lost, files that were open on it answer with errors: %s: %s", name(mount), mount.Reason, mount.Message)
+	note := fmt.Sprintf("connection of %s is lost, files that were open on it answer with errors: %s: %s",
+		name(mount), mount.Reason, mount.Message)
 	r.toUsers(mount, corev1.EventTypeWarning, MountLost, "Abort", note)
 	r.toNode(corev1.EventTypeWarning, MountLost, "Abort", note)
 }

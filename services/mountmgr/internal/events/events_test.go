@@ -17,7 +17,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
-var options = Options{Node: "node-1", Namespace: "kube-system", Controller: "juicefs-csi-mountmgr"} //nolint:gochecknoglobals // read only
+var options = Options{Node: "node-1", Namespace: "kube-system", Controller: "juicefs-csi-mountmgr"}
 
 // recorded is an event recorder that keeps what it is told.
 type recorded struct{ events []string }

@@ -48,9 +48,11 @@ func TestChangesAreTold(t *testing.T) {
 		changes []change
 		want    []string
 	}{
-		"a first start":    {[]change{{state: lifecycle.Starting}, {state: serving, pod: "a"}}, nil},
-		"a failed start":   {[]change{{state: lifecycle.Starting}, {state: lifecycle.Failed}, {state: lifecycle.Gone}}, []string{"failed"}},
-		"a deleted pod":    {[]change{{state: serving, pod: "a"}, {state: handing, pod: "a"}, {serving, "b", nil, 20}}, []string{"replaced 20ns"}},
+		"a first start":  {[]change{{state: lifecycle.Starting}, {state: serving, pod: "a"}}, nil},
+		"a failed start": {[]change{{state: lifecycle.Starting}, {state: lifecycle.Failed}, {state: lifecycle.Gone}}, []string{"failed"}},
+		"a deleted pod": {
+			[]change{{state: serving, pod: "a"}, {state: handing, pod: "a"}, {serving, "b", nil, 20}}, []string{"replaced 20ns"},
+		},
 		"nothing replaced": {[]change{{state: serving, pod: "a"}, {state: handing, pod: "a"}, {state: serving, pod: "a"}}, nil},
 		"an upgrade": {[]change{
 			{state: serving, pod: "a", upgrade: upgrade(store.UpgradePlanned)},
@@ -73,7 +75,10 @@ func TestChangesAreTold(t *testing.T) {
 		},
 		"a loss": {[]change{{state: serving, pod: "a"}, {state: lost}, {state: lost}, {state: lifecycle.Draining}}, []string{"lost"}},
 		"a second life": {
-			[]change{{state: lost}, {state: lifecycle.Starting}, {state: lost}, {state: lifecycle.Starting}, {state: serving, pod: "a"}, {state: lost}},
+			[]change{
+				{state: lost}, {state: lifecycle.Starting}, {state: lost}, {state: lifecycle.Starting},
+				{state: serving, pod: "a"}, {state: lost},
+			},
 			[]string{"lost", "remounted", "lost"},
 		},
 	} {

@@ -50,7 +50,9 @@ func TestAStoppedClientStalls(t *testing.T) {
 	go func() { done <- sampler.Run(ctx) }()
 	defer func() {
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}()
 	requests, stalled := "waiting_requests "+record.ID, "stall_seconds_total "+record.ID
 

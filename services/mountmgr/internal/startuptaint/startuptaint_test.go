@@ -154,6 +154,14 @@ func run(t *testing.T, client *fake.Clientset, ready func(context.Context) error
 	})
 }
 
+func addTaint(t *testing.T, client *fake.Clientset) {
+	t.Helper()
+	tainted := node(taint(key, corev1.TaintEffectNoSchedule))
+	if _, err := client.CoreV1().Nodes().Update(t.Context(), tainted, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // pass lets time of the bubble go by.
 func pass(d time.Duration) {
 	<-time.After(d)
@@ -195,9 +203,7 @@ func TestItGoesAgainWheneverItComes(t *testing.T) {
 		run(t, client, always)
 		for _, age := range []time.Duration{time.Second, time.Hour} {
 			pass(age)
-			if _, err := client.CoreV1().Nodes().Update(t.Context(), node(taint(key, corev1.TaintEffectNoSchedule)), metav1.UpdateOptions{}); err != nil {
-				t.Fatal(err)
-			}
+			addTaint(t, client)
 			pass(time.Second)
 			if got := taints(t, client); len(got) != 0 {
 				t.Errorf("after %v: taints %v", age, got)
@@ -232,9 +238,7 @@ func TestTheWatchIsNotNeeded(t *testing.T) {
 		})
 		run(t, client, always)
 		pass(5*time.Minute + time.Second)
-		if _, err := client.CoreV1().Nodes().Update(t.Context(), node(taint(key, corev1.TaintEffectNoSchedule)), metav1.UpdateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		addTaint(t, client)
 		pass(checkInterval)
 		if got := taints(t, client); len(got) != 0 {
 			t.Errorf("taints %v", got)
