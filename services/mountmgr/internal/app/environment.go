@@ -42,7 +42,7 @@ func readEnvironment(get func(string) string) (environment, error) {
 	read := environment{
 		shareMode:      vars.shareMode(),
 		qps:            float32(vars.number("KUBE_QPS", defaultQPS)),
-		burst:          int(vars.number("KUBE_BURST", defaultBurst)),
+		burst:          vars.number("KUBE_BURST", defaultBurst),
 		hostIP:         get("HOST_IP"),
 		kubeletPort:    cmp.Or(get("KUBELET_PORT"), defaultKubeletPort),
 		kubeletCert:    get("KUBELET_CLIENT_CERT"),

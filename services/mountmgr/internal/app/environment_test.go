@@ -41,7 +41,9 @@ func TestEnvironment(t *testing.T) {
 			with(func(e *environment) { e.qps, e.burst = 50, 100 }),
 		},
 		"kubelet": {
-			map[string]string{"HOST_IP": "fd00::1", "KUBELET_PORT": "1", "KUBELET_TIMEOUT": "3", "KUBELET_CLIENT_CERT": "/c", "KUBELET_CLIENT_KEY": "/k"},
+			map[string]string{
+				"HOST_IP": "fd00::1", "KUBELET_PORT": "1", "KUBELET_TIMEOUT": "3", "KUBELET_CLIENT_CERT": "/c", "KUBELET_CLIENT_KEY": "/k",
+			},
 			with(func(e *environment) {
 				e.hostIP, e.kubeletPort, e.kubeletTimeout, e.kubeletCert, e.kubeletKey = "fd00::1", "1", 3*time.Second, "/c", "/k"
 			}),

@@ -106,7 +106,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.KubeletPods, "kubelet-pods", true, "ask kubelet for the pods of the node; false: the API server")
 	fs.StringVar(&o.KubeletTLS, "kubelet-tls", kubeletVerify, "kubelet's certificate: verify, or insecure to trust any")
 	fs.StringVar(&o.KubeletCA, "kubelet-ca", serviceAccountDir+"/ca.crt", "authorities that may have signed kubelet's certificate")
-	fs.DurationVar(&o.ReconcilerInterval, "reconciler-interval", nodepods.MinInterval, "how often to ask for the pods of the node, at least 5s")
+	fs.DurationVar(&o.ReconcilerInterval, "reconciler-interval", nodepods.MinInterval,
+		"how often to ask for the pods of the node, at least 5s")
 }
 
 // Validate reports every fault at once, each naming its flag.

@@ -59,7 +59,7 @@ func Open(options Options) (*File, error) {
 		}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "juicefs_csi_mountmgr_config_reloads_total",
-			Help: "Contents of the driver's ConfigMap that were read and accepted or refused, the first one included.",
+			Help: "Contents of the driver's ConfigMap that were read and accepted or refused.",
 		}, []string{"result"}),
 	}
 	for _, result := range []string{accepted, refused} {

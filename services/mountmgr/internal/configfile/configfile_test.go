@@ -102,7 +102,7 @@ func (o *opened) image(t *testing.T) string {
 func (o *opened) metrics(t *testing.T, valid, accepted, refused int) {
 	t.Helper()
 	want := fmt.Sprintf(`
-# HELP juicefs_csi_mountmgr_config_reloads_total Contents of the driver's ConfigMap that were read and accepted or refused, the first one included.
+# HELP juicefs_csi_mountmgr_config_reloads_total Contents of the driver's ConfigMap that were read and accepted or refused.
 # TYPE juicefs_csi_mountmgr_config_reloads_total counter
 juicefs_csi_mountmgr_config_reloads_total{result="accepted"} %d
 juicefs_csi_mountmgr_config_reloads_total{result="refused"} %d

@@ -68,7 +68,8 @@ func pod(claims ...string) *corev1.Pod {
 	return made
 }
 
-var claimed = volume.Object{ //nolint:gochecknoglobals // what pvc makes
+// claimed is what pvc makes.
+var claimed = volume.Object{
 	Namespace: "ns", Name: "data", Labels: map[string]string{"l": "1"}, Annotations: map[string]string{"a": "2"},
 }
 
@@ -82,8 +83,8 @@ func TestVolume(t *testing.T) {
 		requests int
 	}{
 		"kubelet's path names the volume": {
-			objects: []runtime.Object{pv("static", "handle", "data"), pvc("data", "static")},
-			request: Request{VolumeID: "handle", TargetPath: target("static")},
+			objects: []runtime.Object{pv("static", "h-1", "data"), pvc("data", "static")},
+			request: Request{VolumeID: "h-1", TargetPath: target("static")},
 			want:    Volume{Claim: claimed, StorageClass: "fast"}, requests: 2,
 		},
 		"with its class": {
@@ -107,35 +108,35 @@ func TestVolume(t *testing.T) {
 			want:    Volume{Claim: claimed, StorageClass: "fast"}, requests: 2,
 		},
 		"another path, found by the claims of the pod": {
-			objects: []runtime.Object{pod("data"), pv("static", "handle", "data"), pvc("data", "static")},
-			request: Request{VolumeID: "handle", TargetPath: "/data/target", Namespace: "ns", Pod: "app"},
+			objects: []runtime.Object{pod("data"), pv("static", "h-1", "data"), pvc("data", "static")},
+			request: Request{VolumeID: "h-1", TargetPath: "/data/target", Namespace: "ns", Pod: "app"},
 			want:    Volume{Claim: claimed, StorageClass: "fast"}, requests: 3,
 		},
 		"another path, too many claims": {
 			objects: []runtime.Object{
-				pod("other", "data"), pv("o", "o", "other"), pvc("other", "o"), pv("static", "handle", "data"), pvc("data", "static"),
+				pod("other", "data"), pv("o", "o", "other"), pvc("other", "o"), pv("static", "h-1", "data"), pvc("data", "static"),
 			},
-			request: Request{VolumeID: "handle", TargetPath: "/data/target", Namespace: "ns", Pod: "app"},
+			request: Request{VolumeID: "h-1", TargetPath: "/data/target", Namespace: "ns", Pod: "app"},
 			missing: "PersistentVolumeClaim ns/data is not read: 3 requests", requests: 3,
 		},
 		"no PersistentVolume": {
-			request: Request{VolumeID: "handle", TargetPath: target("static")},
-			missing: "no PersistentVolume with volume handle handle", requests: 1,
+			request: Request{VolumeID: "h-1", TargetPath: target("static")},
+			missing: "no PersistentVolume with volume handle h-1", requests: 1,
 		},
-		"not even a pod": {request: Request{VolumeID: "handle", TargetPath: "/t"}, missing: "no PersistentVolume", requests: 0},
+		"not even a pod": {request: Request{VolumeID: "h-1", TargetPath: "/t"}, missing: "no PersistentVolume", requests: 0},
 		"the volume of another driver or handle": {
 			objects: []runtime.Object{pv("static", "other", "data")},
-			request: Request{VolumeID: "handle", TargetPath: target("static")},
-			missing: "no PersistentVolume with volume handle handle", requests: 1,
+			request: Request{VolumeID: "h-1", TargetPath: target("static")},
+			missing: "no PersistentVolume with volume handle h-1", requests: 1,
 		},
 		"a volume without a claim": {
-			objects: []runtime.Object{pv("static", "handle", "")},
-			request: Request{VolumeID: "handle", TargetPath: target("static")},
+			objects: []runtime.Object{pv("static", "h-1", "")},
+			request: Request{VolumeID: "h-1", TargetPath: target("static")},
 			want:    Volume{StorageClass: "fast"}, requests: 1,
 		},
 		"a claim that is gone": {
-			objects: []runtime.Object{pv("static", "handle", "data")},
-			request: Request{VolumeID: "handle", TargetPath: target("static")},
+			objects: []runtime.Object{pv("static", "h-1", "data")},
+			request: Request{VolumeID: "h-1", TargetPath: target("static")},
 			want:    Volume{Claim: volume.Object{Namespace: "ns", Name: "data"}, StorageClass: "fast"},
 			missing: "read PersistentVolumeClaim ns/data", requests: 2,
 		},
@@ -162,11 +163,11 @@ func TestVolume(t *testing.T) {
 }
 
 func TestWhatIsReadIsRememberedForAMinute(t *testing.T) {
-	client := fake.NewClientset(pv("static", "handle", "data"), pvc("data", "static"))
+	client := fake.NewClientset(pv("static", "h-1", "data"), pvc("data", "static"))
 	source := NewSource(client, driver, root)
 	now := time.Now()
 	source.cache.now = func() time.Time { return now }
-	request := Request{VolumeID: "handle", TargetPath: target("static")}
+	request := Request{VolumeID: "h-1", TargetPath: target("static")}
 	ask := func(what string, later time.Duration, live bool, requests int) {
 		t.Helper()
 		now = now.Add(later)
@@ -205,7 +206,7 @@ func TestFailuresThatMayPassAreNotRemembered(t *testing.T) {
 			return true, nil, c.err
 		})
 		source := NewSource(client, driver, root)
-		request := Request{VolumeID: "handle", TargetPath: target("static")}
+		request := Request{VolumeID: "h-1", TargetPath: target("static")}
 		if _, err := source.Volume(t.Context(), request); !c.is(err) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -218,7 +219,7 @@ func TestFailuresThatMayPassAreNotRemembered(t *testing.T) {
 }
 
 func TestPublishesAtTheSameTimeReadOnce(t *testing.T) {
-	client := fake.NewClientset(pv("static", "handle", "data"), pvc("data", "static"))
+	client := fake.NewClientset(pv("static", "h-1", "data"), pvc("data", "static"))
 	begin := make(chan struct{})
 	client.PrependReactor("get", "persistentvolumes", func(clienttesting.Action) (bool, runtime.Object, error) {
 		<-begin
@@ -228,7 +229,7 @@ func TestPublishesAtTheSameTimeReadOnce(t *testing.T) {
 	var asked sync.WaitGroup
 	for range 20 {
 		asked.Go(func() {
-			if _, err := source.Volume(t.Context(), Request{VolumeID: "handle", TargetPath: target("static")}); err != nil {
+			if _, err := source.Volume(t.Context(), Request{VolumeID: "h-1", TargetPath: target("static")}); err != nil {
 				t.Error(err)
 			}
 		})
