@@ -7,6 +7,9 @@ import (
 	"strings"
 )
 
+// Compiled once: settings are resolved at every publish.
+var communityTag = regexp.MustCompile(`:ce-v((\d+)\.(\d+)\.\d+)[^/:]*$`)
+
 // WithImage is a copy of the settings for another image of the mount pod.
 func (s Settings) WithImage(image string) Settings {
 	s.Pod.Image = image
@@ -40,7 +43,7 @@ func classic(edition Edition, image string) (needed bool, reason string) {
 // that says none counts as new enough.
 func olderThanHandOver(image string) (version string, old bool) {
 	name, _, _ := strings.Cut(image, "@")
-	match := regexp.MustCompile(`:ce-v((\d+)\.(\d+)\.\d+)[^/:]*$`).FindStringSubmatch(name)
+	match := communityTag.FindStringSubmatch(name)
 	if match == nil {
 		return "", false
 	}

@@ -7,6 +7,12 @@ import (
 	"strings"
 )
 
+// Compiled once: settings are resolved at every publish.
+var (
+	enterpriseName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`)
+	enterpriseFlag = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
+)
+
 const (
 	// The Enterprise client in stock images.
 	enterprisePath      = "/usr/bin/juicefs"
@@ -26,7 +32,7 @@ func readEnterprise(keys map[string]string, defaults Defaults, read *credentials
 	switch {
 	case read.name == "":
 		faults.add(sourceSecret, "name", "is missing: the name of the JuiceFS file system")
-	case !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$`).MatchString(read.name):
+	case !enterpriseName.MatchString(read.name):
 		faults.add(sourceSecret, "name", "%q is not a name of a file system: letters, digits, hyphens and underscores", read.name)
 	}
 	readEnvs(keys, read, faults)
@@ -89,7 +95,7 @@ func authOptions(list string, read *credentials, faults *faults) []string {
 		key, value, hasValue := strings.Cut(option, "=")
 		key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 		switch {
-		case !regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`).MatchString(key):
+		case !enterpriseFlag.MatchString(key):
 			faults.add(sourceSecret, "format-options", "holds something that is not a flag of juicefs auth")
 		case !hasValue:
 			flags = append(flags, "--"+key)

@@ -25,6 +25,17 @@ func (c Config) NeedsNode() bool {
 	return false
 }
 
+// NeedsApp says whether settings depend on the application's pod; byDefault is
+// what enableNodeSelector is where the ConfigMap does not say.
+func (c Config) NeedsApp(byDefault bool) bool {
+	for i := range c.MountPodPatch {
+		if c.MountPodPatch[i].ResourcePercentages != nil {
+			return true
+		}
+	}
+	return c.SelectsNodes(byDefault)
+}
+
 // IsDynamic says whether a provisioner made the volume that has these
 // attributes.
 func IsDynamic(attributes map[string]string) bool { return isDynamic(attributes) }

@@ -9,6 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// Compiled once: settings are resolved at every publish.
+var notInHostname = regexp.MustCompile(`[^a-z0-9]+`)
+
 // applyTo changes the shape of the mount pod.
 func (p *Patch) applyTo(shape *PodShape, edition Edition) {
 	image := p.CEMountImage
@@ -90,7 +93,7 @@ func hostname(key, uniqueID string) string {
 	if key == "" || strings.EqualFold(key, "podname") {
 		return ""
 	}
-	name := regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(uniqueID), "-")
+	name := notInHostname.ReplaceAllString(strings.ToLower(uniqueID), "-")
 	return strings.Trim(name[:min(len(name), 63)], "-")
 }
 

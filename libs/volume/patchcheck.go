@@ -12,6 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// Compiled once: settings are resolved at every publish.
+var containerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+
 // Names that the driver gives in a mount pod.
 const (
 	// ContainerName is the container of the client.
@@ -174,7 +177,7 @@ func (c patchCheck) initContainers(containers []corev1.Container) {
 		switch {
 		case container.Name == ContainerName || container.Name == LauncherName:
 			c.fault(key+".name", "%q is the driver's own: choose another", container.Name)
-		case len(container.Name) > 63 || !regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`).MatchString(container.Name):
+		case len(container.Name) > 63 || !containerName.MatchString(container.Name):
 			c.fault(key+".name", "%q is not a name of a container", container.Name)
 		}
 		if container.Image == "" {

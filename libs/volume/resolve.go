@@ -15,6 +15,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 )
 
+// Compiled once: settings are resolved at every publish.
+var (
+	safeID  = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$`)
+	notInID = regexp.MustCompile(`[^A-Za-z0-9]+`)
+)
+
 // MountPoint stands for the path of the kernel mount, which Resolve cannot
 // know, since every mount gets a path of its own. The client takes it for a
 // name only: it never opens it.
@@ -195,11 +201,11 @@ func isDynamic(attributes map[string]string) bool {
 // SafeID makes of an id what may be a label value and one element of a path.
 // Nearly all ids stay as they are.
 func SafeID(id string) string {
-	if len(id) <= 63 && regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$`).MatchString(id) {
+	if len(id) <= 63 && safeID.MatchString(id) {
 		return id
 	}
 	sum := sha256.Sum256([]byte(id))
-	readable := regexp.MustCompile(`[^A-Za-z0-9]+`).ReplaceAllString(id, "-")
+	readable := notInID.ReplaceAllString(id, "-")
 	readable = strings.Trim(readable, "-")
 	readable = strings.Trim(readable[:min(len(readable), 40)], "-")
 	return strings.Trim(readable+"-"+hex.EncodeToString(sum[:])[:16], "-")

@@ -12,6 +12,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+// Compiled once: settings are resolved at every publish.
+var (
+	fileSystemName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
+	secretName     = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`)
+	formatFlag     = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`)
+)
+
 const (
 	// clientPath is the Community client in stock images; mountPath is a link
 	// to it, and a client called so takes a list of options like mount(8).
@@ -142,7 +149,7 @@ func readName(keys map[string]string, faults *faults) string {
 	switch {
 	case name == "":
 		faults.add(sourceSecret, "name", "is missing: the name of the JuiceFS file system")
-	case !regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`).MatchString(name):
+	case !fileSystemName.MatchString(name):
 		faults.add(sourceSecret, "name",
 			"%q is not a name of a file system: 3 to 63 lower-case letters, digits and hyphens, no hyphen at the ends", name)
 	}
@@ -204,7 +211,7 @@ func readConfigs(keys map[string]string, read *credentials, faults *faults) {
 }
 
 func isSecretName(name string) bool {
-	return len(name) <= 253 && regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$`).MatchString(name)
+	return len(name) <= 253 && secretName.MatchString(name)
 }
 
 // isCleanAbsolute says whether the path is absolute and holds no empty, . or ..
@@ -281,7 +288,7 @@ func formatOptions(list string, read *credentials, faults *faults) []string {
 		}
 		key, value, hasValue := strings.Cut(option, "=")
 		key = strings.TrimSpace(key)
-		if !regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`).MatchString(key) {
+		if !formatFlag.MatchString(key) {
 			faults.add(sourceSecret, "format-options", "holds something that is not a flag of juicefs format")
 			continue
 		}

@@ -34,6 +34,8 @@ const (
 // Volume is what Kubernetes knows of a volume; its zero value is that of one
 // without a claim.
 type Volume struct {
+	// Name is that of the PersistentVolume.
+	Name         string
 	Claim        volume.Object
 	StorageClass string
 	// ClassTemplatesSecret is true when volumes of the StorageClass may have

@@ -85,32 +85,32 @@ func TestVolume(t *testing.T) {
 		"kubelet's path names the volume": {
 			objects: []runtime.Object{pv("static", "h-1", "data"), pvc("data", "static")},
 			request: Request{VolumeID: "h-1", TargetPath: target("static")},
-			want:    Volume{Claim: claimed, StorageClass: "fast"}, requests: 2,
+			want:    Volume{Name: "static", Claim: claimed, StorageClass: "fast"}, requests: 2,
 		},
 		"with its class": {
 			objects: []runtime.Object{pv("pvc-1", "pvc-1", "data"), pvc("data", "pvc-1"), class("secret")},
 			request: Request{VolumeID: "pvc-1", TargetPath: target("pvc-1"), Attributes: dynamic, Class: true},
-			want:    Volume{Claim: claimed, StorageClass: "fast"}, requests: 3,
+			want:    Volume{Name: "pvc-1", Claim: claimed, StorageClass: "fast"}, requests: 3,
 		},
 		"a class with templates": {
 			objects: []runtime.Object{pv("pvc-1", "pvc-1", "data"), pvc("data", "pvc-1"), class("${pvc.name}")},
 			request: Request{VolumeID: "pvc-1", TargetPath: target("pvc-1"), Attributes: dynamic, Class: true},
-			want:    Volume{Claim: claimed, StorageClass: "fast", ClassTemplatesSecret: true}, requests: 3,
+			want:    Volume{Name: "pvc-1", Claim: claimed, StorageClass: "fast", ClassTemplatesSecret: true}, requests: 3,
 		},
 		"a class that was deleted": {
 			objects: []runtime.Object{pv("pvc-1", "pvc-1", "data"), pvc("data", "pvc-1")},
 			request: Request{VolumeID: "pvc-1", TargetPath: target("pvc-1"), Attributes: dynamic, Class: true},
-			want:    Volume{Claim: claimed, StorageClass: "fast", ClassTemplatesSecret: true}, requests: 3,
+			want:    Volume{Name: "pvc-1", Claim: claimed, StorageClass: "fast", ClassTemplatesSecret: true}, requests: 3,
 		},
 		"another path, dynamic": {
 			objects: []runtime.Object{pv("pvc-1", "pvc-1", "data"), pvc("data", "pvc-1")},
 			request: Request{VolumeID: "pvc-1", TargetPath: "/data/target", Attributes: dynamic},
-			want:    Volume{Claim: claimed, StorageClass: "fast"}, requests: 2,
+			want:    Volume{Name: "pvc-1", Claim: claimed, StorageClass: "fast"}, requests: 2,
 		},
 		"another path, found by the claims of the pod": {
 			objects: []runtime.Object{pod("data"), pv("static", "h-1", "data"), pvc("data", "static")},
 			request: Request{VolumeID: "h-1", TargetPath: "/data/target", Namespace: "ns", Pod: "app"},
-			want:    Volume{Claim: claimed, StorageClass: "fast"}, requests: 3,
+			want:    Volume{Name: "static", Claim: claimed, StorageClass: "fast"}, requests: 3,
 		},
 		"another path, too many claims": {
 			objects: []runtime.Object{
@@ -132,12 +132,12 @@ func TestVolume(t *testing.T) {
 		"a volume without a claim": {
 			objects: []runtime.Object{pv("static", "h-1", "")},
 			request: Request{VolumeID: "h-1", TargetPath: target("static")},
-			want:    Volume{StorageClass: "fast"}, requests: 1,
+			want:    Volume{Name: "static", StorageClass: "fast"}, requests: 1,
 		},
 		"a claim that is gone": {
 			objects: []runtime.Object{pv("static", "h-1", "data")},
 			request: Request{VolumeID: "h-1", TargetPath: target("static")},
-			want:    Volume{Claim: volume.Object{Namespace: "ns", Name: "data"}, StorageClass: "fast"},
+			want:    Volume{Name: "static", Claim: volume.Object{Namespace: "ns", Name: "data"}, StorageClass: "fast"},
 			missing: "read PersistentVolumeClaim ns/data", requests: 2,
 		},
 		"a volume of the pod itself": {

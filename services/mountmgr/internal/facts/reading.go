@@ -30,7 +30,7 @@ func (r *reading) volume(ctx context.Context) (Volume, error) {
 	if r.pv == nil {
 		return Volume{}, err
 	}
-	found := Volume{StorageClass: r.pv.Spec.StorageClassName}
+	found := Volume{Name: r.pv.Name, StorageClass: r.pv.Spec.StorageClassName}
 	if reference := r.pv.Spec.ClaimRef; reference != nil {
 		found.Claim = volume.Object{Namespace: reference.Namespace, Name: reference.Name}
 		err = errors.Join(err, r.readClaim(ctx, reference))

@@ -159,7 +159,7 @@ func (m *Manager) detachSubPaths(uid string, minor uint32) error {
 // only when nobody is in it, so that it is gone for all at once; who is in it
 // keeps what is then detached as always.
 func (m *Manager) detach(ctx context.Context, target string) error {
-	if lazy := m.config(ctx).EnableLazyUmountTarget; !enabled(lazy) {
+	if !m.config(ctx).DetachesLazily() {
 		return kernelmount.RemoveUnused(target)
 	}
 	return kernelmount.Remove(target)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
@@ -16,6 +17,8 @@ import (
 type Facts interface {
 	// Volume returns what could be read; the error names what could not.
 	Volume(ctx context.Context, request facts.Request) (facts.Volume, error)
+	// App returns a pod as it is now.
+	App(ctx context.Context, namespace, name string) (*corev1.Pod, error)
 }
 
 // Node is what Kubernetes knows of the node. It must be safe for concurrent
@@ -33,6 +36,7 @@ type known struct {
 	config   volume.Config
 	volume   facts.Volume
 	node     volume.Object
+	app      volume.App
 }
 
 // lookUp finds out what settings of the volume depend on. A volume that has a
@@ -56,13 +60,30 @@ func (m *Manager) lookUp(ctx context.Context, request PublishRequest) (known, er
 	inputs, live := m.liveInputs(request.VolumeID)
 	if live && inputs.Claim.Name != "" && inputs.Defaults.ShareMode == m.options.Defaults.ShareMode {
 		found.volume = facts.Volume{
-			Claim: inputs.Claim, StorageClass: inputs.StorageClass, ClassTemplatesSecret: inputs.ClassTemplatesSecret,
+			Name: inputs.VolumeName, Claim: inputs.Claim, StorageClass: inputs.StorageClass, ClassTemplatesSecret: inputs.ClassTemplatesSecret,
 		}
-		found.node.Labels = inputs.Node.Labels
+		found.node.Labels, found.app = inputs.Node.Labels, inputs.App
 		return found, nil
 	}
-	found.volume, err = m.readVolume(ctx, request, live, config)
+	if found.volume, err = m.readVolume(ctx, request, live, config); err != nil {
+		return known{}, err
+	}
+	found.app, err = m.readApp(ctx, request, found.volume.Claim.Name, config)
 	return found, err
+}
+
+// readApp returns what mount pods take over from the application's pod, where
+// the configuration wants that, and its name at least.
+func (m *Manager) readApp(ctx context.Context, request PublishRequest, claim string, config volume.Config) (volume.App, error) {
+	app := volume.App{Object: volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name}}
+	if m.Facts == nil || request.Pod.Name == "" || !config.NeedsApp(m.options.Defaults.NodeSelector) {
+		return app, nil
+	}
+	pod, err := m.Facts.App(ctx, request.Pod.Namespace, request.Pod.Name)
+	if err != nil {
+		return app, fmt.Errorf("enableNodeSelector or resourcePercentages needs the pod: %w: %w", err, errdefs.ErrUnavailable)
+	}
+	return volume.AppOf(pod, claim), nil
 }
 
 // readVolume fails only when something that cannot be read is needed.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/facts"
@@ -25,12 +27,17 @@ type told struct {
 
 	labels    map[string]string
 	labelsErr error
+
+	pod    *corev1.Pod
+	podErr error
 }
 
 func (f *told) Volume(_ context.Context, request facts.Request) (facts.Volume, error) {
 	f.asked = append(f.asked, request)
 	return f.volume, f.err
 }
+
+func (f *told) App(context.Context, string, string) (*corev1.Pod, error) { return f.pod, f.podErr }
 
 func (f *told) Labels() (map[string]string, error) { return f.labels, f.labelsErr }
 
@@ -47,7 +54,10 @@ func newLearning(t *testing.T, f *told, config string, mode volume.ShareMode, re
 	}, Parts{Facts: f, Node: f, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	m.lifetime = t.Context()
 	for _, record := range records {
-		m.mounts[record.ID] = newMount(m, record)
+		record.UniqueID = volume.SafeID(record.Inputs.VolumeID)
+		made := newMount(m, record)
+		m.mounts[record.ID] = made
+		m.index.addMount(made, record)
 	}
 	return m
 }
@@ -93,8 +103,8 @@ func TestAVolumeWithAMountIsKnownByIt(t *testing.T) {
 		VolumeID: "v", Claim: claim, StorageClass: "fast", Node: volume.Object{Name: "n", Labels: map[string]string{"old": "1"}},
 		Defaults: volume.Defaults{ShareMode: volume.ShareByVolume},
 	}, References: []store.Reference{{VolumeID: "w", TargetPath: "/k/w"}}}
-	lost := serving
-	lost.State = lifecycle.Lost
+	ended := serving
+	ended.State = lifecycle.Draining
 	unclaimed := serving
 	unclaimed.Inputs.Claim = volume.Object{}
 	for name, c := range map[string]struct {
@@ -104,7 +114,7 @@ func TestAVolumeWithAMountIsKnownByIt(t *testing.T) {
 		want   []facts.Request
 	}{
 		"its mount serves":   {serving, volume.ShareByVolume, "v", nil},
-		"it is lost":         {lost, volume.ShareByVolume, "v", []facts.Request{{VolumeID: "v", TargetPath: "/k/t"}}},
+		"it ends":            {ended, volume.ShareByVolume, "v", []facts.Request{{VolumeID: "v", TargetPath: "/k/t"}}},
 		"without a claim":    {unclaimed, volume.ShareByVolume, "v", []facts.Request{{VolumeID: "v", TargetPath: "/k/t", Live: true}}},
 		"shared otherwise":   {serving, volume.ShareByFileSystem, "v", []facts.Request{{VolumeID: "v", TargetPath: "/k/t", Live: true}}},
 		"in another's mount": {serving, volume.ShareByVolume, "w", []facts.Request{{VolumeID: "w", TargetPath: "/k/t", Live: true}}},
@@ -136,8 +146,38 @@ func TestARepeatedPublishAsksNobody(t *testing.T) {
 		t.Errorf("asked %v, %v", f.asked, err)
 	}
 	// Its reference goes away before it is used.
-	m.mounts = map[string]*mount{}
+	m.mounts, m.index = map[string]*mount{}, newIndex()
 	if _, err := m.acquire(request, found, store.Reference{VolumeID: "v", TargetPath: "/k/t"}); !errdefs.IsAborted(err) {
 		t.Errorf("acquire: %v", err)
+	}
+}
+
+// The application's pod is asked for when the configuration takes something
+// over from it, and only then.
+func TestThePodIsReadWhereItIsNeeded(t *testing.T) {
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "app"},
+		Spec:       corev1.PodSpec{SchedulerName: "other"},
+	}
+	request := PublishRequest{VolumeID: "v", TargetPath: "/k/t", Pod: store.Pod{Namespace: "ns", Name: "app"}}
+	for name, c := range map[string]struct {
+		config        string
+		err           error
+		wantScheduler string
+		wantErr       bool
+	}{
+		"needed":              {config: "enableNodeSelector: true", wantScheduler: "other"},
+		"needed for shares":   {config: "mountPodPatch: [{resourcePercentages: {requests: {cpu: \"10\"}}}]", wantScheduler: "other"},
+		"needed and not read": {config: "enableNodeSelector: true", err: errors.New("forbidden"), wantErr: true},
+		"not needed":          {err: errors.New("nobody asks")},
+	} {
+		m := newLearning(t, &told{pod: pod, podErr: c.err}, c.config, volume.ShareByVolume)
+		found, err := m.lookUp(t.Context(), request)
+		if (err != nil) != c.wantErr || c.wantErr && !errdefs.IsUnavailable(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err == nil && (found.app.SchedulerName != c.wantScheduler || found.app.Name != "app") {
+			t.Errorf("%s: app %+v", name, found.app)
+		}
 	}
 }

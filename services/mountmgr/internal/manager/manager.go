@@ -283,11 +283,11 @@ func describeAccess(reference store.Reference) string {
 
 func (m *Manager) inputs(request PublishRequest, found known) volume.Inputs {
 	return volume.Inputs{
-		VolumeID: request.VolumeID, Attributes: request.Attributes, MountOptions: request.MountOptions,
+		VolumeID: request.VolumeID, VolumeName: found.volume.Name, Attributes: request.Attributes, MountOptions: request.MountOptions,
 		ReadOnly: request.ReadOnly, Secret: request.Secret,
 		Claim: found.volume.Claim, StorageClass: found.volume.StorageClass, ClassTemplatesSecret: found.volume.ClassTemplatesSecret,
 		Node:   found.node,
-		App:    volume.App{Object: volume.Object{Namespace: request.Pod.Namespace, Name: request.Pod.Name}},
+		App:    found.app,
 		Config: found.config, Defaults: m.options.Defaults,
 	}
 }

@@ -24,9 +24,6 @@ const problemPatience = 40 * time.Second
 // requestsRemoved is the reason of a mount whose pods request nothing.
 const requestsRemoved = "RequestsRemoved"
 
-// enabled reads a switch that is on unless it was turned off.
-func enabled(value *bool) bool { return value == nil || *value }
-
 // config is the present configuration, or the empty one when it cannot be read:
 // its switches have their defaults then.
 func (m *Manager) config(ctx context.Context) volume.Config {
@@ -43,7 +40,7 @@ func (m *Manager) config(ctx context.Context) volume.Config {
 // that is allowed.
 func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, error) {
 	running, err := m.launchOnce(ctx, s)
-	if !errors.Is(err, errShortage) || m.snapshot().RequestsRemoved || !enabled(m.manager.config(ctx).EnableAutoRemoveRequestResources) {
+	if !errors.Is(err, errShortage) || m.snapshot().RequestsRemoved || !m.manager.config(ctx).RemovesRequests() {
 		return running, err
 	}
 	m.log.WarnContext(ctx, "mount pods request nothing from now on", logkeys.Error, err)
@@ -114,7 +111,7 @@ func (m *mount) awaitPodFailure(ctx context.Context, podUID string, cancel func(
 // while somebody waits for the connection: only its end frees them.
 func (m *mount) stuck(ctx context.Context, record store.Record) bool {
 	state, _ := m.pod(record.Client.PodUID)
-	if state.stuckFrom.IsZero() || time.Now().Before(state.stuckFrom) || !enabled(m.manager.config(ctx).EnableAutoAbortStuckMountPod) {
+	if state.stuckFrom.IsZero() || time.Now().Before(state.stuckFrom) || !m.manager.config(ctx).AbortsStuckMounts() {
 		return false
 	}
 	waiting, err := kernelmount.Waiting(record.DeviceMinor)
