@@ -161,7 +161,11 @@ func (o *Options) level() (slog.Level, error) {
 }
 
 func (o *Options) spares() spare.Options {
-	return spare.Options{Node: o.NodeName, LauncherDir: o.LauncherDir, Count: o.SparePods}
+	count := o.SparePods
+	if o.MountMode == modeProcess {
+		count = 0 // A process starts at once.
+	}
+	return spare.Options{Node: o.NodeName, LauncherDir: o.LauncherDir, Count: count}
 }
 
 func (o *Options) launcher() mountpod.Launcher {

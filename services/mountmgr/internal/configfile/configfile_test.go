@@ -176,7 +176,7 @@ func TestAFileThatCannotBeReadIsAFault(t *testing.T) {
 
 func TestSettingsWithoutEffectAreToldOncePerChange(t *testing.T) {
 	m := &mounted{t: t, dir: t.TempDir()}
-	m.set("mountPodPatch: [{hostPID: true}]")
+	m.set("enableKubeletListMountPod: true")
 	o := open(t, m.path())
 	count := func(want int) {
 		t.Helper()
@@ -186,10 +186,10 @@ func TestSettingsWithoutEffectAreToldOncePerChange(t *testing.T) {
 	}
 	o.reload()
 	count(1)
-	m.set("mountPodPatch: [{hostPID: false}]")
+	m.set(`mountPodPatch: [{livenessProbe: {exec: {command: ["stat", "${MOUNT_POINT}"]}}}]`)
 	o.reload()
 	count(2)
-	if !strings.Contains(o.logged(), "mountPodPatch[0].hostPID") {
+	if !strings.Contains(o.logged(), "mountPodPatch[0].livenessProbe") {
 		t.Error(o.logged())
 	}
 }

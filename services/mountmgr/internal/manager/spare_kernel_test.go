@@ -130,7 +130,7 @@ func TestAColdPublishTakesTheSpare(t *testing.T) {
 	}
 	write(t, n, filepath.Join(target, "f"), "hello")
 	everyPodHasAPlace(t, n, 1)
-	want := []string{"create pods", "patch pods", "patch pods/resize"}
+	want := []string{"create pods", "get persistentvolumes", "patch pods", "patch pods/resize"}
 	if got := writes(n); !slices.Equal(got, want) {
 		t.Errorf("requests %v, want %v", got, want)
 	}

@@ -237,9 +237,13 @@ func TestAMountWhosePodIsStuckIsGivenUp(t *testing.T) {
 	if err := <-waiter; err == nil {
 		t.Error("the reader got what nobody served")
 	}
-	if now := current(t, n, record.ID); now.State != "Lost" || now.Reason != "MountPodStuck" {
+	if now := current(t, n, record.ID); now.State == "Recovering" || now.Reason != "MountPodStuck" {
 		t.Errorf("state %s, reason %s", now.State, now.Reason)
 	}
+	n.Kubelet.Refuse(nil)
+	n.Eventually("a new connection is made", func() error {
+		return read(n, filepath.Join(record.References[0].TargetPath, "f"), "hello")
+	})
 }
 
 func TestAStuckMountPodIsLeftAloneWhereThatIsWanted(t *testing.T) {

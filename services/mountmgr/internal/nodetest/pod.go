@@ -5,7 +5,6 @@
 package nodetest
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,17 +65,41 @@ func becomePod(root, user string) error {
 		return fmt.Errorf("enter pod root: %w", err)
 	}
 	runtime.LockOSThread() // Capabilities are a thread's.
-	if err := sandbox.DropPrivileges(); err != nil {
-		return err
-	}
 	environment := []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root"}
 	if uid, err := strconv.Atoi(user); err == nil && uid != 0 {
 		environment[1] = "HOME=" + volume.SocketDir
-		if err := errors.Join(syscall.Setgroups(nil), syscall.Setresgid(0, 0, 0), syscall.Setresuid(uid, uid, uid)); err != nil {
+		if err := becomeUser(uid); err != nil {
 			return fmt.Errorf("become user %d: %w", uid, err)
 		}
 	}
+	if err := sandbox.DropPrivileges(); err != nil {
+		return err
+	}
 	return unix.Exec(os.Args[1], os.Args[1:], environment)
+}
+
+// becomeUser changes the uid of the calling thread and keeps its capabilities,
+// which are needed to drop them.
+func becomeUser(uid int) error {
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return err
+	}
+	// Not those of package syscall, which change every thread.
+	for _, call := range [][4]uintptr{
+		{unix.SYS_SETGROUPS, 0, 0, 0},
+		{unix.SYS_SETRESGID, 0, 0, 0},
+		{unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)},
+	} {
+		if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+			return errno
+		}
+	}
+	return unix.Capset(&header, &caps[0])
 }
 
 // startPod starts argv as PID 1 of a pod whose root file system is root, with
