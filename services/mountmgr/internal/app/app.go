@@ -158,7 +158,7 @@ func nodeFacts(o Options, env environment, config func() (volume.Config, error))
 	}
 	return manager.Options{
 		Mode: o.clientMode(), Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir, CacheRoots: o.cacheRoots(),
-		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]), HostRoot: o.HostRoot,
+		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		ReconcileInterval: o.ReconcilerInterval, Defaults: o.defaults(env.shareMode), Config: config,
 	}, nil
 }

@@ -9,8 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/tools/events"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/task"
@@ -36,7 +35,7 @@ func newSources(
 ) (sources, error) {
 	settings := configfile.Options{Path: o.ConfigFile, Log: log, Registry: registry}
 	if client != nil {
-		settings.Report = configEvents(ctx, client, o.NodeName)
+		settings.Report = configEvents(ctx, client, o.NodeName, log)
 	}
 	config, err := configfile.Open(settings)
 	if err != nil || client == nil {
@@ -96,18 +95,20 @@ func kubelet(ctx context.Context, o Options, env environment, log *slog.Logger) 
 const messageLimit = 1024
 
 // configEvents tells on the node what is wrong with the ConfigMap.
-func configEvents(ctx context.Context, client kubernetes.Interface, node string) func(error) {
-	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
-	broadcaster.StartRecordingToSink(&typedcorev1.EventSinkImpl{Interface: client.CoreV1().Events("")})
-	recorder := broadcaster.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "juicefs-mountmgr", Host: node})
+func configEvents(ctx context.Context, client kubernetes.Interface, node string, log *slog.Logger) func(error) {
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: client.EventsV1()})
+	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		log.WarnContext(ctx, "no events about the ConfigMap", logkeys.Error, err)
+	}
+	recorder := broadcaster.NewRecorder(scheme.Scheme, program)
 	// Tools look for events of a node by its name in place of the uid.
-	reference := &corev1.ObjectReference{Kind: "Node", Name: node, UID: types.UID(node)}
+	reference := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}
 	return func(fault error) {
 		if fault == nil {
-			recorder.Event(reference, corev1.EventTypeNormal, "ConfigAccepted", "the ConfigMap of the JuiceFS driver is used again")
+			recorder.Eventf(reference, nil, corev1.EventTypeNormal, "ConfigAccepted", "ReadConfig", "the ConfigMap of the JuiceFS driver is used again")
 			return
 		}
 		message := "the ConfigMap of the JuiceFS driver is not used: " + fault.Error()
-		recorder.Event(reference, corev1.EventTypeWarning, "ConfigInvalid", message[:min(len(message), messageLimit)])
+		recorder.Eventf(reference, nil, corev1.EventTypeWarning, "ConfigInvalid", "ReadConfig", "%s", message[:min(len(message), messageLimit)])
 	}
 }

@@ -64,16 +64,20 @@ func (r Roots) prepare(dir string, user, group int64) error {
 	case isBelowAny(parent, r.Avoid):
 		return fmt.Errorf("a cache cannot be where volumes are mounted: %w", errdefs.ErrInvalidArgument)
 	}
-	root := r.Host
-	if root == "" || isBelowAny(parent, r.Own) {
-		root = "/"
-	}
-	above, err := makeParent(root, parent)
+	above, err := makeParent(r.of(parent), parent)
 	if err != nil {
 		return err
 	}
 	defer above.Close()
 	return own(above, name, user, group)
+}
+
+// of is where the directory is looked for.
+func (r Roots) of(directory string) string {
+	if r.Host == "" || isBelowAny(directory, r.Own) {
+		return "/"
+	}
+	return r.Host
 }
 
 func makeParent(root, parent string) (*os.File, error) {

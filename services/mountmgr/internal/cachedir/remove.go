@@ -28,15 +28,15 @@ const chunks = "raw/chunks"
 const batch = 256
 
 // RemoveChunks removes the cached blocks of the file system uuid below the
-// cache directory, which is a path in the file system whose root is hostRoot.
+// cache directory of the host.
 // It goes on where an earlier call was stopped: by ctx, whose error it returns
 // then. What is not there is no error. errdefs.ErrInvalidArgument for a uuid
 // that is none.
-func RemoveChunks(ctx context.Context, hostRoot, directory, uuid string) error {
+func (r Roots) RemoveChunks(ctx context.Context, directory, uuid string) error {
 	if !regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z-]*$`).MatchString(uuid) {
 		return fmt.Errorf("%q is no uuid of a file system: %w", uuid, errdefs.ErrInvalidArgument)
 	}
-	root, err := openChunks(hostRoot, directory, uuid)
+	root, err := openChunks(r.of(directory), directory, uuid)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

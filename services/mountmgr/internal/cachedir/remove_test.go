@@ -50,7 +50,7 @@ func TestOnlyCachedBlocksOfTheFileSystemGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := RemoveChunks(t.Context(), host, "/var/jfsCache", uuid); err != nil {
+		if err := (Roots{Host: host}).RemoveChunks(t.Context(), "/var/jfsCache", uuid); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -75,7 +75,7 @@ func TestTheCacheDirectoryMayBeALinkOfTheHost(t *testing.T) {
 	if err := os.Symlink("/disk/cache", filepath.Join(host, "var", "jfsCache")); err != nil {
 		t.Fatal(err)
 	}
-	if err := RemoveChunks(t.Context(), host, "/var/jfsCache", uuid); err != nil {
+	if err := (Roots{Host: host}).RemoveChunks(t.Context(), "/var/jfsCache", uuid); err != nil {
 		t.Fatal(err)
 	}
 	if exists(t, block) {
@@ -93,11 +93,11 @@ func TestLinksOfAMountPodLeadNowhere(t *testing.T) {
 	if err := os.Symlink("../victim", filepath.Join(cache, uuid)); err != nil {
 		t.Fatal(err)
 	}
-	if err := RemoveChunks(t.Context(), host, "/cache", uuid); err == nil {
+	if err := (Roots{Host: host}).RemoveChunks(t.Context(), "/cache", uuid); err == nil {
 		t.Error("a symbolic link was followed")
 	}
 	for _, wrong := range []string{"", "..", "../victim", ".", "a/b", "-x"} {
-		if err := RemoveChunks(t.Context(), host, "/cache", wrong); !errdefs.IsInvalidArgument(err) {
+		if err := (Roots{Host: host}).RemoveChunks(t.Context(), "/cache", wrong); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("uuid %q: %v", wrong, err)
 		}
 	}
@@ -111,13 +111,13 @@ func TestAStoppedRemovalGoesOn(t *testing.T) {
 	block := put(t, host, "cache", uuid, "raw", "chunks", "0", "0", "1_0_4")
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := RemoveChunks(ended, host, "/cache", uuid); !errors.Is(err, context.Canceled) {
+	if err := (Roots{Host: host}).RemoveChunks(ended, "/cache", uuid); !errors.Is(err, context.Canceled) {
 		t.Errorf("stopped: %v", err)
 	}
-	if err := RemoveChunks(t.Context(), host, "/cache", uuid); err != nil || exists(t, block) {
+	if err := (Roots{Host: host}).RemoveChunks(t.Context(), "/cache", uuid); err != nil || exists(t, block) {
 		t.Errorf("the next one: %v, the block is there: %t", err, exists(t, block))
 	}
-	if err := RemoveChunks(t.Context(), host, "/nowhere", uuid); err != nil {
+	if err := (Roots{Host: host}).RemoveChunks(t.Context(), "/nowhere", uuid); err != nil {
 		t.Errorf("no cache directory: %v", err)
 	}
 }

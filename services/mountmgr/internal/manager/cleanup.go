@@ -1,13 +1,11 @@
 package manager
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/cachedir"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -96,7 +94,7 @@ func (m *Manager) clean(ctx context.Context, cleanup store.Cleanup) (bool, error
 		if ending {
 			return false, nil // Told again by its end.
 		}
-		if err := cachedir.RemoveChunks(ctx, cmp.Or(m.options.HostRoot, "/"), directory, cleanup.FileSystemUUID); err != nil {
+		if err := m.options.CacheRoots.RemoveChunks(ctx, directory, cleanup.FileSystemUUID); err != nil {
 			return false, err
 		}
 		m.Log.InfoContext(ctx, "cache is clean", logkeys.MountID, cleanup.ID, logkeys.UniqueID, cleanup.UniqueID, logkeys.Path, directory)

@@ -45,9 +45,6 @@ type Options struct {
 	KernelRelease string
 	// Mode is where new clients run.
 	Mode store.ClientMode
-	// HostRoot is where the root directory of the node is visible; empty for
-	// this process's own.
-	HostRoot string
 	// ReconcileInterval paces the looks at the pods of the node; 0 for 10 s.
 	ReconcileInterval time.Duration
 	Defaults          volume.Defaults
