@@ -96,9 +96,15 @@ func TestTheCacheGoesWithTheLastMount(t *testing.T) {
 func TestAMountPodThatDoesNotFitGivesUpItsRequests(t *testing.T) {
 	s := newScene(t)
 	fs := s.sqlite()
-	volume := s.static(fs, "data", map[string]string{
-		"juicefs/mount-cpu-request": "64", "juicefs/mount-cpu-limit": "64", "juicefs/mount-memory-request": "1Ti", "juicefs/mount-memory-limit": "1Ti",
-	})
+	s.configure(`
+mountPodPatch:
+  - resources:
+      requests: {cpu: 10m, memory: 32Mi}
+  - pvcSelector: {matchName: ` + s.namespace + `/data}
+    resources:
+      requests: {cpu: "64", memory: 1Ti}
+`)
+	volume := s.static(fs, "data", nil)
 	s.app("app", "data", onNode("node-1"))
 	s.running("app")
 	s.write("app", "/data/f", "works")

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/juicefs-csi/driver/test/local"
 )
@@ -27,11 +28,28 @@ func (s *scene) reinstall(values ...string) {
 	s.driverReady()
 }
 
-// configure replaces config.yaml, and puts it back when the test is over.
+// configure replaces config.yaml, and puts it back when the test is over. It
+// returns when the mount manager of node-1 has seen the new one.
 func (s *scene) configure(text string) {
 	s.Helper()
+	asked := metav1.Now()
 	before := s.writeConfig(text)
 	s.Cleanup(func() { s.writeConfig(before) })
+	pods, err := env.kube.CoreV1().Pods(local.Namespace).List(s.ctx, metav1.ListOptions{
+		LabelSelector: "app=juicefs-csi-mountmgr", FieldSelector: "spec.nodeName=node-1",
+	})
+	s.must(err)
+	s.eventually("the configuration is read", func() error {
+		for _, pod := range pods.Items {
+			log, err := env.kube.CoreV1().Pods(local.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
+				Container: "mountmgr", SinceTime: &asked,
+			}).DoRaw(s.ctx)
+			if err != nil || !strings.Contains(string(log), "msg=\"configuration ") {
+				return fmt.Errorf("not by pod %s (%w)", pod.Name, errOr(err))
+			}
+		}
+		return nil
+	})
 }
 
 func (s *scene) writeConfig(text string) (before string) {
@@ -75,37 +93,24 @@ func TestTheConfigMapChangesNewMountPods(t *testing.T) {
 	s.configure(patchedConfig)
 	s.claim("plain", fs.class)
 	s.claim("fast", fs.class)
-	claims := env.kube.CoreV1().PersistentVolumeClaims(s.namespace)
-	fast, err := claims.Get(s.ctx, "fast", metav1.GetOptions{})
-	s.must(err)
-	fast.Labels = map[string]string{"speed": "fast"}
-	_, err = claims.Update(s.ctx, fast, metav1.UpdateOptions{})
+	label := []byte(`{"metadata":{"labels":{"speed":"fast"}}}`)
+	_, err := env.kube.CoreV1().PersistentVolumeClaims(s.namespace).Patch(s.ctx, "fast", types.MergePatchType, label, metav1.PatchOptions{})
 	s.must(err)
 	volume := s.volume("fast").Name
-
-	var pod corev1.Pod
-	s.eventually("the new configuration has reached the node", func() error {
-		s.app("fast", "fast", onNode("node-1"))
-		s.running("fast")
-		found := s.mountPods(volume)
-		if len(found) == 1 && found[0].Labels["picked"] == "yes" {
-			pod = found[0]
-			return nil
-		}
-		s.deleteApp("fast")
-		s.nothingLeft(volume)
-		return fmt.Errorf("%d mount pods without the label", len(found))
-	})
+	s.app("fast", "fast", onNode("node-1"))
+	s.running("fast")
+	pod := s.theMountPod(volume)
 	s.write("fast", "/data/f", "works")
 	container := pod.Spec.Containers[0]
 	for what, got := range map[string]bool{
+		"label":                  pod.Labels["picked"] == "yes",
 		"template in annotation": pod.Annotations["volume"] == volume,
 		"memory limit":           container.Resources.Limits.Memory().String() == "1Gi",
-		"variable":               strings.Contains(fmt.Sprint(container.Env, s.clientEnvironment("node-1", &pod)), "SPEED"),
+		"variable":               strings.Contains(fmt.Sprint(container.Env, s.clientEnvironment("node-1", pod)), "SPEED"),
 		"startup probe":          container.StartupProbe != nil,
-		"cache in an emptyDir":   hasEmptyDir(&pod, "64Mi"),
+		"cache in an emptyDir":   hasEmptyDir(pod, "64Mi"),
 		"grace period":           *pod.Spec.TerminationGracePeriodSeconds == 33,
-		"share of the memory":    strings.Contains(s.clientArguments("node-1", &pod), "buffer-size=256"),
+		"share of the memory":    strings.Contains(s.clientArguments("node-1", pod), "buffer-size=256"),
 	} {
 		if !got {
 			t.Errorf("the mount pod lacks: %s", what)
@@ -134,7 +139,7 @@ func TestABadConfigMapChangesNothing(t *testing.T) {
 	fs := s.sqlite()
 	s.configure("mountPodPatch:\n  - cacheDir: wrong\n")
 	s.eventually("an event names the fault", func() error {
-		events, err := env.kube.CoreV1().Events(local.Namespace).List(s.ctx, metav1.ListOptions{})
+		events, err := env.kube.CoreV1().Events("").List(s.ctx, metav1.ListOptions{})
 		if err != nil {
 			return err
 		}
