@@ -120,7 +120,7 @@ func readCommunity(keys map[string]string, read *credentials, faults *faults) {
 		read.stages = append(read.stages, reach)
 	}
 	read.stages = append(read.stages, Stage{
-		Name:    "format",
+		Name:    StageFormat,
 		Argv:    slices.Concat([]string{clientPath, "format"}, format, []string{meta.address, read.name}),
 		Timeout: formatTimeout,
 	})

@@ -143,6 +143,10 @@ type Settings struct {
 	ClassicReason string `json:",omitempty"`
 }
 
+// StageFormat is the name of the stage that makes a Community file system, or
+// brings its settings up to date.
+const StageFormat = "format"
+
 // Stage is one command that must succeed before the client starts.
 type Stage struct {
 	// Name is short and for people: "format".

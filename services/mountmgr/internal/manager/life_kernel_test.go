@@ -419,3 +419,25 @@ func enter(t *testing.T, directory string) (leave func()) {
 }
 
 var _ manager.PodLister = (*nodetest.PodList)(nil)
+
+// A file system that was formatted a moment ago is not formatted again, unless
+// its metadata are gone.
+func TestAFileSystemThatIsGoneIsFormattedAgain(t *testing.T) {
+	n := nodetest.NewNode(t)
+	publish(t, n, "pv-1", n.Target("one"))
+	if err := n.Manager.Unpublish(t.Context(), n.Target("one")); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("the mount is gone", func() error {
+		if left := n.Manager.List(); len(left) > 0 {
+			return fmt.Errorf("%d mounts", len(left))
+		}
+		return nil
+	})
+	err := errors.Join(os.Remove(filepath.Join(n.Dir, "data", "test.db")), os.RemoveAll(filepath.Join(n.Dir, "data", "test")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(t, n, "pv-2", n.Target("two"))
+	write(t, n, filepath.Join(n.Target("two"), "f"), "hello")
+}

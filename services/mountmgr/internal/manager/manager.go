@@ -78,6 +78,7 @@ type Manager struct {
 	options Options
 	watch   *broadcaster
 	pauses  pauses
+	formats formats
 
 	running sync.WaitGroup
 

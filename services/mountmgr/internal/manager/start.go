@@ -54,12 +54,20 @@ func (m *mount) makeConnection(ctx context.Context) error {
 		if err = m.undoStart(ctx); err != nil {
 			break
 		}
-		err = m.startOnce(startCtx, settings, attempt == initAttempts-1)
-		if err == nil {
+		pending, formatted := m.manager.formats.pending(settings)
+		err = m.startOnce(startCtx, pending, attempt == initAttempts-1)
+		switch {
+		case err == nil:
+			m.manager.formats.note(settings)
 			return nil
-		}
-		if errors.Is(err, errInitUnknown) {
+		case errors.Is(err, errInitUnknown):
 			m.log.InfoContext(ctx, "starting again", logkeys.Reason, err.Error())
+			m.manager.formats.note(settings)
+			err = nil
+		case formatted && errdefs.IsFailedPrecondition(err) && startCtx.Err() == nil:
+			// The metadata engine may have lost it, or somebody has changed it.
+			m.log.InfoContext(ctx, "starting again with format", logkeys.Error, err)
+			m.manager.formats.forget(settings)
 			err = nil
 		}
 	}
