@@ -2,12 +2,15 @@ package manager
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
@@ -36,4 +39,15 @@ func (m *Manager) removeLeftovers(ctx context.Context, records []store.Record, k
 			m.Log.InfoContext(ctx, "removed a left-over mount point", logkeys.Path, path)
 		}
 	}
+}
+
+// vanished tells that nothing is left of a mount, and nothing that it could be
+// made from: the node was reset without a boot of its kernel, as virtual nodes
+// are. Its targets get new mounts when they are published again.
+func (m *Manager) vanished(record store.Record) bool {
+	if _, err := m.Secrets.Get(record.ID); !errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	mounted, err := kernelmount.Attached(record.MountPath, record.DeviceMinor)
+	return err == nil && !mounted
 }

@@ -332,6 +332,17 @@ func TestReferencesOfPodsThatAreGoneAreDropped(t *testing.T) {
 }
 
 func TestNothingOfAnEarlierBootIsLeft(t *testing.T) {
+	for name, begin := range map[string]func(*nodetest.Node) error{
+		"another boot of the kernel": func(n *nodetest.Node) error { n.BootID = "another"; return nil },
+		"a node without a kernel of its own": func(n *nodetest.Node) error {
+			return os.RemoveAll(filepath.Join(n.Dir, "private"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { nothingOfAnEarlierBootIsLeft(t, begin) })
+	}
+}
+
+func nothingOfAnEarlierBootIsLeft(t *testing.T, begin func(*nodetest.Node) error) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	old := publish(t, n, "pv-1", target)
@@ -345,10 +356,9 @@ func TestNothingOfAnEarlierBootIsLeft(t *testing.T) {
 	}
 	kept := filepath.Join(n.Dir, "volume", "not-empty")
 	leftOver := os.Mkdir(filepath.Join(n.Dir, "volume", "left-over"), 0o700)
-	if err := errors.Join(leftOver, os.MkdirAll(filepath.Join(kept, "x"), 0o700)); err != nil {
+	if err := errors.Join(leftOver, os.MkdirAll(filepath.Join(kept, "x"), 0o700), begin(n)); err != nil {
 		t.Fatal(err)
 	}
-	n.BootID = "another"
 	n.StartVault()
 	n.StartManager()
 	n.Eventually("the earlier boot is forgotten", func() error {

@@ -70,7 +70,7 @@ func (m *Manager) resume(ctx context.Context) error {
 	defer m.mu.Unlock()
 	m.lifetime = ctx
 	for _, record := range records {
-		if record.BootID != m.options.BootID || record.State == lifecycle.Gone {
+		if record.BootID != m.options.BootID || record.State == lifecycle.Gone || m.vanished(record) {
 			m.Log.InfoContext(ctx, "forgot a mount of an earlier boot", logkeys.MountID, record.ID)
 			if err := errors.Join(kernelmount.Remove(record.MountPath), m.Store.DeleteMount(record.ID)); err != nil {
 				return err
