@@ -108,6 +108,11 @@ type Settings struct {
 	Kernel KernelMount
 	Pod    PodShape
 
+	// Classic asks for a privileged mount pod in which the client mounts by
+	// itself, as the existing driver has it; ClassicReason says why.
+	Classic       bool
+	ClassicReason string
+
 	// Protection is what shall survive a killed client.
 	Protection Protection
 	// DeleteDelay keeps an unused mount for this long.

@@ -47,7 +47,7 @@ func Mount(path string, options volume.KernelMount) (*os.File, uint32, error) {
 	if err := unix.Mount(options.Source, path, FSType, options.Flags, mountData(fd, options)); err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("mount %s: %w", path, err), file.Close(), os.Remove(path))
 	}
-	minor, err := deviceMinor(path)
+	minor, err := Minor(path)
 	if err != nil {
 		return nil, 0, errors.Join(err, file.Close(), Remove(path))
 	}
@@ -68,7 +68,9 @@ func mountData(fd int, options volume.KernelMount) string {
 	return strings.Join(data, ",")
 }
 
-func deviceMinor(path string) (uint32, error) {
+// Minor returns the device number of the JuiceFS mount at path, without asking
+// its client; errdefs.ErrNotFound when nothing is mounted there.
+func Minor(path string) (uint32, error) {
 	entry, err := mountinfo.ByPath(path)
 	if err != nil {
 		return 0, fmt.Errorf("find the mount at %s: %w", path, err)

@@ -147,7 +147,7 @@ func checkPeer(conn *fdpass.Conn, uid uint32) (Process, error) {
 	if peer.PID == 0 {
 		return Process{}, fmt.Errorf("peer is not in our pid namespace: run the mount manager with hostPID: %w", errdefs.ErrFailedPrecondition)
 	}
-	return identify(peer.PID)
+	return Identify(peer.PID)
 }
 
 // Process is the jfs-launch of this session.

@@ -33,13 +33,16 @@ type clientStart struct {
 // runningClient is a client whose jfs-launch we speak to.
 type runningClient struct {
 	store.Client
-	session *launcher.Session
+	session Session
 }
 
 // launch makes a mount pod and starts the client in it. It returns when the
 // client is being started; await tells how that went. On failure the pod is
 // deleted.
 func (m *mount) launch(ctx context.Context, s clientStart) (*runningClient, error) {
+	if m.manager.wantsClassic(s.settings) {
+		return m.launchClassic(ctx, s)
+	}
 	record := m.snapshot()
 	client := store.Client{
 		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
@@ -96,7 +99,7 @@ func (m *mount) recordClient(client store.Client, successor bool) error {
 }
 
 // greet waits for the pod's jfs-launch, or until the pod can never run.
-func (m *mount) greet(ctx context.Context, client store.Client) (*launcher.Session, error) {
+func (m *mount) greet(ctx context.Context, client store.Client) (Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, podTimeout)
 	defer cancel()
 	failed := make(chan error, 1)
@@ -184,6 +187,9 @@ func (m *mount) deletePod(ctx context.Context, client store.Client) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
+	if client.Mode == store.ModeClassic {
+		return m.manager.Classic.Delete(ctx, client, 0)
+	}
 	return m.manager.Host.Delete(ctx, client, 0)
 }
 

@@ -86,7 +86,7 @@ func (m *mount) dropSuccessor(ctx context.Context) error {
 	if err := m.deletePod(ctx, *left); err != nil {
 		return err
 	}
-	if err := left.Launcher.AwaitEnd(ctx, 0); err != nil {
+	if err := m.awaitClientEnd(ctx, *left, 0); err != nil {
 		return err
 	}
 	return m.update(func(r *store.Record) error { r.Successor = nil; return nil })

@@ -21,6 +21,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
@@ -44,6 +45,8 @@ type Options struct {
 	// KernelRelease is part of what decides the INIT request of a connection.
 	KernelRelease string
 	Defaults      volume.Defaults
+	// ClassicPods runs every client as the existing driver does.
+	ClassicPods bool
 	// Config returns the present configuration of the driver.
 	Config func() (volume.Config, error)
 }
@@ -55,6 +58,8 @@ type Parts struct {
 	Vault   *custody.Client
 	Host    Host
 	Prober  *probe.Prober
+	// Classic runs classic clients; nil where there shall be none.
+	Classic *classic.Node
 	Log     *slog.Logger
 	// Metrics may be nil.
 	Metrics *metrics.Metrics
@@ -71,6 +76,9 @@ type Manager struct {
 
 	mu     sync.Mutex
 	mounts map[string]*mount
+	// adopting are the uids of mount pods that are looked at, or are not ours to
+	// adopt.
+	adopting map[string]bool
 	// busy are the targets that a call works on.
 	busy map[string]bool
 	// lifetime is the context of the mounts' goroutines; nil before Run.
@@ -81,7 +89,7 @@ type Manager struct {
 func New(options Options, parts Parts) *Manager {
 	return &Manager{
 		Parts: parts, options: options, watch: newBroadcaster(),
-		mounts: make(map[string]*mount), busy: make(map[string]bool),
+		mounts: make(map[string]*mount), adopting: make(map[string]bool), busy: make(map[string]bool),
 	}
 }
 
@@ -180,6 +188,9 @@ func (m *Manager) acquire(request PublishRequest, reference store.Reference) (ac
 	}
 	for _, candidate := range m.mounts {
 		joined, err := candidate.join(settings, reference)
+		if err == nil && joined {
+			err = candidate.completeAdoption(request.Secret)
+		}
 		if err != nil || joined {
 			return acquired{mount: candidate}, err
 		}
@@ -389,7 +400,8 @@ func (m *Manager) byTarget(target string) *mount {
 func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
 	id := pod.Labels[mountpod.MountIDLabel]
 	if id == "" {
-		return // A mount pod of the existing driver.
+		m.classicPodChanged(ctx, pod)
+		return
 	}
 	m.mu.Lock()
 	owner := m.mounts[id]
@@ -410,6 +422,9 @@ func (m *Manager) podRemoved(pod *corev1.Pod) {
 	m.mu.Lock()
 	owner := m.mounts[pod.Labels[mountpod.MountIDLabel]]
 	m.mu.Unlock()
+	if owner == nil {
+		owner = m.byPod(pod.Name)
+	}
 	if owner != nil {
 		owner.podRemoved(string(pod.UID))
 	}

@@ -99,7 +99,7 @@ func (m *mount) replaceClient(ctx context.Context) error {
 		return err
 	}
 	old := m.snapshot().Client
-	if err := old.Launcher.AwaitEnd(ctx, endPatience); err != nil {
+	if err := m.awaitClientEnd(ctx, old, endPatience); err != nil {
 		return err
 	}
 	if err := clientfd.Resend(fuse); err != nil {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -110,10 +109,17 @@ func (m *mount) ensureCustody(ctx context.Context) error {
 	return m.keepCustody(ctx)
 }
 
-func (m *mount) reconnect(ctx context.Context, client store.Client) (*launcher.Session, error) {
+func (m *mount) reconnect(ctx context.Context, client store.Client) (Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
 	defer cancel()
-	return m.manager.Host.Reconnect(ctx, client)
+	if client.Mode == store.ModeClassic {
+		return m.reconnectClassic(ctx, client)
+	}
+	session, err := m.manager.Host.Reconnect(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	return session, nil
 }
 
 // keepCustody deposits the descriptor of this mount in a vault that lost it.

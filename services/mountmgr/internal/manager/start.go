@@ -65,6 +65,9 @@ func (m *mount) fail(cause error) error {
 // startOnce makes the kernel mount, deposits its descriptor and starts the
 // client. acceptUnknown keeps a client whose INIT request was not learned.
 func (m *mount) startOnce(ctx context.Context, settings volume.Settings, acceptUnknown bool) error {
+	if m.manager.wantsClassic(settings) {
+		return m.startClassic(ctx, settings)
+	}
 	fuse, minor, err := kernelmount.Mount(m.snapshot().MountPath, settings.Kernel)
 	if err != nil {
 		return err
@@ -137,6 +140,9 @@ func (m *mount) recordServing(client store.Client, told probe.Client) error {
 	client.Version, client.SessionID = told.Version, told.SessionID
 	return m.update(func(r *store.Record) error {
 		r.Client, r.Successor, r.FileSystemUUID = client, nil, told.UUID
+		if client.Mode != store.ModeClassic {
+			settleAdoption(r)
+		}
 		return m.adopt(r)
 	})
 }

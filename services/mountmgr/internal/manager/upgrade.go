@@ -116,6 +116,7 @@ func (m *mount) plan(request UpgradeRequest) (store.Upgrade, Plan, error) {
 		return store.Upgrade{}, Plan{}, err
 	}
 	running.Pod.Image = cmp.Or(record.Client.Image, running.Pod.Image)
+	running = asAdopted(record, running)
 	inputs := record.Inputs
 	if inputs.Config, err = m.manager.options.Config(); err != nil {
 		return store.Upgrade{}, Plan{}, fmt.Errorf("driver configuration: %w", err)
@@ -131,7 +132,9 @@ func (m *mount) plan(request UpgradeRequest) (store.Upgrade, Plan, error) {
 		FromImage: running.Pod.Image, ToImage: wanted.Pod.Image, FromVersion: record.Client.Version,
 		Inputs: inputs, Image: request.Image,
 	}
-	return upgrade, newPlan(running, wanted), nil
+	plan := newPlan(running, wanted)
+	plan.Changes = append(plan.Changes, m.manager.changeOfMode(record.Client, wanted)...)
+	return upgrade, plan, nil
 }
 
 // beginUpgrade records an upgrade for run to carry out, or returns the running

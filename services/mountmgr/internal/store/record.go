@@ -52,6 +52,10 @@ type Record struct {
 	Recoveries uint32      `json:"recoveries,omitempty"`
 	// Upgrade is the running or last one; nil when there never was one.
 	Upgrade *Upgrade `json:"upgrade,omitempty"`
+	// Adopted is set while settings and Secret of a mount that was taken over
+	// from the existing driver may differ from what is published: until then a
+	// target joins it by its unique id alone.
+	Adopted *Adopted `json:"adopted,omitempty"`
 }
 
 // Client is a JuiceFS client and the mount pod that it runs in.
@@ -65,8 +69,35 @@ type Client struct {
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	// RunAsUser is the uid of all that runs in the pod.
 	RunAsUser uint32 `json:"runAsUser,omitempty"`
-	// Launcher is PID 1 of the pod, once it was met.
+	// Launcher is PID 1 of the pod, once it was met: jfs-launch, or the client's
+	// own supervisor in a classic pod.
 	Launcher launcher.Process `json:"launcher,omitzero"`
+	// Mode is empty for an unprivileged mount pod.
+	Mode ClientMode `json:"mode,omitempty"`
+	// Exchange names the directory that a classic pod shares with its keeper.
+	Exchange string `json:"exchange,omitempty"`
+	// SecretName is the Secret of the mount namespace that a classic pod has its
+	// credentials from.
+	SecretName string `json:"secretName,omitempty"`
+}
+
+// ClientMode is how a client runs. The strings are stored on disk.
+type ClientMode string
+
+// The modes. Records of older releases have none, which is ModePod.
+const (
+	ModePod     ClientMode = "Pod"
+	ModeClassic ClientMode = "Classic"
+	ModeProcess ClientMode = "Process"
+)
+
+// Adopted is what a mount of the existing driver was found to be made with.
+type Adopted struct {
+	// Options are those of the client's -o; empty once a client of ours serves.
+	Options string `json:"options,omitempty"`
+	// Kernel is what the mount table shows; its source is empty once a client of
+	// ours serves.
+	Kernel volume.KernelMount `json:"kernel,omitzero"`
 }
 
 // Reference is one target path at which the mount is visible.
@@ -106,6 +137,10 @@ func (r Record) Clone() Record {
 	if r.Upgrade != nil {
 		upgrade := *r.Upgrade
 		c.Upgrade = &upgrade
+	}
+	if r.Adopted != nil {
+		adopted := *r.Adopted
+		c.Adopted = &adopted
 	}
 	return c
 }

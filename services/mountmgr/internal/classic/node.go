@@ -1,0 +1,288 @@
+// Package classic runs JuiceFS clients as the existing driver does: in a
+// privileged mount pod, where the client mounts by itself below its own
+// supervisor, and a keeper outside holds a copy of the descriptor. It is for
+// clients that cannot do without, for the mount pods that the existing driver
+// has left on a node, and for the way back to it; docs/adr/0010 has the reasons.
+//
+// Nothing that comes from a mount pod is trusted: its files are opened without
+// following links, its processes are looked up by their control group, and its
+// script is never executed here.
+package classic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// endTimeout bounds the wait for the end of processes that were killed.
+const endTimeout = 10 * time.Second
+
+// Options are the fixed facts of the node and the installation.
+type Options struct {
+	Node      string
+	Namespace string
+	// MountRoot is the host directory of mounts.
+	MountRoot string
+	// ExchangeDir is the host directory of the exchange directories.
+	ExchangeDir string
+	// InPod says whether a process belongs to a pod; nil looks at its control
+	// group.
+	InPod func(pid int, podUID string) bool
+}
+
+// Parts are what a Node works with; it owns none of them.
+type Parts struct {
+	Client kubernetes.Interface
+	Vault  *custody.Client
+	Prober *probe.Prober
+	Log    *slog.Logger
+}
+
+// Node runs the classic clients of one node. It is safe for concurrent use.
+type Node struct {
+	options Options
+	parts   Parts
+
+	mu        sync.Mutex
+	exchanges map[string]*exchange
+}
+
+// New returns a node that serves nothing yet.
+func New(options Options, parts Parts) *Node {
+	if options.InPod == nil {
+		options.InPod = inPod
+	}
+	return &Node{options: options, parts: parts, exchanges: make(map[string]*exchange)}
+}
+
+// Start is one start of a client in a new mount pod.
+type Start struct {
+	Target Target
+	Spec   mountpod.Spec
+	// Credentials is the publish Secret.
+	Credentials    map[string]string
+	FileSystemUUID string
+	// SessionID is what the client shall continue; 0 for a session of its own.
+	SessionID uint64
+	// SkipStages starts the client alone: the file system is in use.
+	SkipStages bool
+	// Fresh clients make the mount; others take the connection over.
+	Fresh bool
+	// Wait keeps the client from the connection until Release; State is what its
+	// predecessor has left otherwise, nil for nothing.
+	Wait  bool
+	State launcher.State
+}
+
+// Create makes the pod and returns its uid, and a session that tells when its
+// client serves, or waits.
+func (n *Node) Create(ctx context.Context, s Start) (*Session, string, error) {
+	pod, err := n.build(s)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := n.putSecret(ctx, n.secret(s)); err != nil {
+		return nil, "", err
+	}
+	e, err := n.open(s.Target)
+	if err != nil {
+		return nil, "", err
+	}
+	session := newSession(n, s.Target, e, launchv1.Status_STATE_STARTING_CLIENT)
+	session.waits = s.Wait
+	e.subscribe(session)
+	if err := prepare(e, s); err != nil {
+		session.Close()
+		return nil, "", err
+	}
+	made, err := n.parts.Client.CoreV1().Pods(n.options.Namespace).Create(ctx, pod, metav1.CreateOptions{})
+	if err != nil {
+		session.Close()
+		return nil, "", fmt.Errorf("create mount pod %s/%s: %w", n.options.Namespace, pod.Name, mountpod.Native(err))
+	}
+	e.setPod(string(made.UID))
+	return session, string(made.UID), nil
+}
+
+func prepare(e *exchange, s Start) error {
+	if s.State != nil {
+		if err := e.writeState(s.State); err != nil {
+			return err
+		}
+	}
+	if !s.Wait {
+		e.server.Open(s.Fresh)
+	}
+	return nil
+}
+
+func (n *Node) putSecret(ctx context.Context, secret *corev1.Secret) error {
+	secrets := n.parts.Client.CoreV1().Secrets(n.options.Namespace)
+	_, err := secrets.Create(ctx, secret, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		_, err = secrets.Update(ctx, secret, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return fmt.Errorf("write secret %s/%s of a classic mount pod: allow the mount manager to create and update secrets there: %w",
+			n.options.Namespace, secret.Name, mountpod.Native(err))
+	}
+	return nil
+}
+
+// Reconnect takes up a client that serves: its keeper serves again, and its
+// supervisor is known. errdefs.ErrUnavailable when it does not run, or never
+// got the connection.
+func (n *Node) Reconnect(ctx context.Context, target Target) (*Session, error) {
+	e, err := n.open(target)
+	if err != nil {
+		return nil, err
+	}
+	supervisor, err := n.findSupervisor(ctx, target, e)
+	if err != nil {
+		return nil, err
+	}
+	session := newSession(n, target, e, launchv1.Status_STATE_SERVING)
+	e.subscribe(session)
+	session.follow(supervisor)
+	e.server.Open(false)
+	return session, nil
+}
+
+// findSupervisor asks who listens in the exchange directory; a client that
+// passes no descriptors is looked for by its pod.
+func (n *Node) findSupervisor(ctx context.Context, target Target, e *exchange) (launcher.Process, error) {
+	held, socket, err := e.borrow(ctx)
+	switch {
+	case err == nil:
+		held.Close()
+		return n.identify(held.PID, target.Client)
+	case errdefs.IsNotFound(err):
+		return n.giveBack(ctx, target, e, socket)
+	case target.Client.Launcher.Running():
+		return target.Client.Launcher, nil
+	}
+	return findInit(target.Client.PodUID, n.options.InPod)
+}
+
+func (n *Node) identify(pid int, client store.Client) (launcher.Process, error) {
+	if !n.options.InPod(pid, client.PodUID) {
+		return launcher.Process{}, fmt.Errorf("process %d listens for mount pod %s and is not in it: %w",
+			pid, client.PodName, errdefs.ErrPermissionDenied)
+	}
+	return launcher.Identify(int32(pid))
+}
+
+// returnHeld gives the vault's copy to a supervisor.
+func (n *Node) returnHeld(ctx context.Context, target Target, e *exchange, socket string) error {
+	settings, fuse, err := n.parts.Vault.Get(ctx, target.MountID)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = fuse.Close() }()
+	return clientfd.Give(ctx, e.directory, socket, clientfd.Held{Settings: settings, Fuse: fuse})
+}
+
+// giveBack returns the connection to a supervisor from which it was taken by
+// somebody who then ended.
+func (n *Node) giveBack(ctx context.Context, target Target, e *exchange, socket string) (launcher.Process, error) {
+	if err := n.returnHeld(ctx, target, e, socket); err != nil {
+		return launcher.Process{}, err
+	}
+	held, _, err := e.borrow(ctx)
+	if err != nil {
+		return launcher.Process{}, err
+	}
+	held.Close()
+	return n.identify(held.PID, target.Client)
+}
+
+// End makes sure that the client is gone and gets the connection never again:
+// only then may another one have it.
+func (n *Node) End(ctx context.Context, target Target) error {
+	e, err := n.open(target)
+	if err != nil {
+		return err
+	}
+	e.server.Bar()
+	var failed error
+	for _, process := range e.all(target.Client.Launcher) {
+		failed = errors.Join(failed, process.Signal(unix.SIGKILL))
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTimeout)
+	defer cancel()
+	for _, process := range e.all(target.Client.Launcher) {
+		failed = errors.Join(failed, process.Wait(ctx))
+	}
+	return failed
+}
+
+// Delete deletes the pod of a client; one that is gone is no error. Whoever of
+// it still asks for the connection waits for ever.
+func (n *Node) Delete(ctx context.Context, client store.Client, grace time.Duration) error {
+	n.mu.Lock()
+	if e := n.exchanges[client.Exchange]; e != nil {
+		e.server.Bar()
+	}
+	n.mu.Unlock()
+	pods := n.parts.Client.CoreV1().Pods(n.options.Namespace)
+	patch := []byte(`{"metadata":{"$deleteFromPrimitiveList/finalizers":["` + Finalizer + `"]}}`)
+	_, err := pods.Patch(ctx, client.PodName, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	if err == nil {
+		seconds := int64(grace / time.Second)
+		options := metav1.DeleteOptions{GracePeriodSeconds: &seconds}
+		if client.PodUID != "" {
+			precondition := types.UID(client.PodUID)
+			options.Preconditions = &metav1.Preconditions{UID: &precondition}
+		}
+		err = pods.Delete(ctx, client.PodName, options)
+	}
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete mount pod %s/%s: %w", n.options.Namespace, client.PodName, mountpod.Native(err))
+	}
+	return n.deleteSecret(ctx, client)
+}
+
+// deleteSecret removes the credentials of a mount pod that is gone, unless pods
+// of the same unique id are left on any node.
+func (n *Node) deleteSecret(ctx context.Context, client store.Client) error {
+	if client.SecretName == "" {
+		return nil
+	}
+	pods, err := n.parts.Client.CoreV1().Pods(n.options.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: mountpod.NameLabel + "=" + mountpod.NameValue,
+	})
+	if err != nil {
+		return fmt.Errorf("list mount pods: %w", mountpod.Native(err))
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if container := mountContainer(pod); pod.Name != client.PodName && container != nil && secretOf(container) == client.SecretName {
+			return nil
+		}
+	}
+	err = n.parts.Client.CoreV1().Secrets(n.options.Namespace).Delete(ctx, client.SecretName, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) {
+		return fmt.Errorf("delete secret %s/%s: %w", n.options.Namespace, client.SecretName, mountpod.Native(err))
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
+)
+
+// wantsClassic says whether a client with these settings runs as the existing
+// driver runs it.
+func (m *Manager) wantsClassic(settings volume.Settings) bool {
+	return m.Classic != nil && (m.options.ClassicPods || settings.Classic)
+}
+
+// changeOfMode is the change of an upgrade that moves a client from one kind of
+// mount pod to the other.
+func (m *Manager) changeOfMode(running store.Client, wanted volume.Settings) []Change {
+	change := Change{Field: "mountPods", Old: podKind(running.Mode == store.ModeClassic), New: podKind(m.wantsClassic(wanted))}
+	if change.Old == change.New {
+		return nil
+	}
+	return []Change{change}
+}
+
+func podKind(classic bool) string {
+	if classic {
+		return "classic"
+	}
+	return "unprivileged"
+}
+
+func (m *mount) target(client store.Client) classic.Target {
+	return classic.Target{MountID: m.id, MountPath: m.snapshot().MountPath, Client: client}
+}
+
+// launchClassic is launch for a classic client.
+func (m *mount) launchClassic(ctx context.Context, s clientStart) (*runningClient, error) {
+	record := m.snapshot()
+	secret, err := m.manager.Secrets.Get(m.id)
+	if err != nil {
+		return nil, err
+	}
+	client := store.Client{
+		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
+		Image:   s.settings.Pod.Image, StartedAt: time.Now().UTC(),
+		Mode: store.ModeClassic, Exchange: string(uuid.NewUUID()), SecretName: classic.SecretName(record.UniqueID),
+	}
+	if err := m.recordClient(client, s.successor); err != nil {
+		return nil, err
+	}
+	session, uid, err := m.manager.Classic.Create(ctx, classic.Start{
+		Target: m.target(client),
+		Spec: mountpod.Spec{
+			Name: client.PodName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
+			Settings: s.settings, Targets: targets(record),
+		},
+		Credentials: secret, FileSystemUUID: record.FileSystemUUID, SessionID: s.start.GetSessionId(),
+		SkipStages: s.start.GetSkipStages(), Fresh: !s.successor, Wait: s.start.GetWaitForRelease(), State: s.state,
+	})
+	if err != nil {
+		return nil, errors.Join(err, m.deletePod(ctx, client))
+	}
+	client.PodUID = uid
+	running := &runningClient{Client: client, session: session}
+	if err := m.meet(ctx, running, session, s.successor); err != nil {
+		session.Close()
+		return nil, errors.Join(err, m.deletePod(ctx, client))
+	}
+	return running, nil
+}
+
+// meet waits until the client's supervisor is there, or its pod can never run,
+// and records who it is.
+func (m *mount) meet(ctx context.Context, client *runningClient, session *classic.Session, successor bool) error {
+	if err := m.recordClient(client.Client, successor); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, podTimeout)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() { failed <- m.awaitPodFailure(ctx, client.PodUID, cancel) }()
+	err := session.Meet(ctx)
+	cancel()
+	if failure := <-failed; failure != nil && err != nil {
+		return failure
+	}
+	if err != nil {
+		return err
+	}
+	client.Launcher = session.Process()
+	return m.recordClient(client.Client, successor)
+}
+
+// startClassic starts a client that makes the kernel mount by itself and
+// deposits its descriptor.
+func (m *mount) startClassic(ctx context.Context, settings volume.Settings) error {
+	path := m.snapshot().MountPath
+	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // Others pass through it to the mount.
+		return fmt.Errorf("make mount point %s: %w", path, err)
+	}
+	client, err := m.launch(ctx, clientStart{settings: settings})
+	if err != nil {
+		return err
+	}
+	m.setSession(client.session)
+	request, err := client.await(ctx, false)
+	if err != nil {
+		return err
+	}
+	minor, err := kernelmount.Minor(path)
+	if err != nil {
+		return err
+	}
+	err = m.update(func(r *store.Record) error {
+		r.DeviceMinor, r.InitRequest = minor, request
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return m.identify(ctx, client.Client)
+}
+
+func (m *mount) reconnectClassic(ctx context.Context, client store.Client) (Session, error) {
+	session, err := m.manager.Classic.Reconnect(ctx, m.target(client))
+	if err != nil {
+		return nil, err
+	}
+	return session, nil
+}
+
+// awaitClientEnd returns when a client has surely ended, so that another one may
+// have its connection. When patience is over it is killed.
+func (m *mount) awaitClientEnd(ctx context.Context, client store.Client, patience time.Duration) error {
+	if client.Mode == store.ModeClassic {
+		return m.manager.Classic.End(ctx, m.target(client))
+	}
+	return client.Launcher.AwaitEnd(ctx, patience)
+}
