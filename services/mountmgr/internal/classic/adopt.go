@@ -81,7 +81,7 @@ func (n *Node) Inspect(ctx context.Context, pod *corev1.Pod) (Mount, error) {
 		Version: told.Version, SessionID: told.SessionID,
 	}
 	if !found.PassesDescriptors {
-		m.Client.Exchange = "pod-" + string(pod.UID) // Nobody but us looks there.
+		m.Client.Exchange = ownExchange(string(pod.UID)) // Nobody but us looks there.
 	}
 	if m.References, err = n.references(entry, found.Targets); err != nil {
 		return Mount{}, err

@@ -149,35 +149,47 @@ func (n *Node) putSecret(ctx context.Context, secret *corev1.Secret) error {
 	return nil
 }
 
-// Reconnect takes up a client that serves: its keeper serves again, and its
-// supervisor is known. errdefs.ErrUnavailable when it does not run, or never
-// got the connection.
+// Reconnect takes up a client that serves: its connection is in the vault, its
+// keeper serves again, and its supervisor is known. errdefs.ErrUnavailable when
+// it does not run, or never got the connection.
 func (n *Node) Reconnect(ctx context.Context, target Target) (*Session, error) {
 	e, err := n.open(target)
 	if err != nil {
 		return nil, err
 	}
-	supervisor, err := n.findSupervisor(ctx, target, e)
+	if err := target.checkMount(); err != nil {
+		return nil, err
+	}
+	supervisor, err := n.takeUp(ctx, target, e)
 	if err != nil {
 		return nil, err
 	}
 	session := newSession(n, target, e, launchv1.Status_STATE_SERVING)
 	e.subscribe(session)
 	session.follow(supervisor)
-	e.server.Open(false)
 	return session, nil
 }
 
-// findSupervisor asks who listens in the exchange directory; a client that
-// passes no descriptors is looked for by its pod.
-func (n *Node) findSupervisor(ctx context.Context, target Target, e *exchange) (launcher.Process, error) {
+// takeUp deposits the connection of a client that has it, opens the gate and
+// returns the client's supervisor. The gate is opened for nobody else: a
+// successor that waits must go on waiting.
+func (n *Node) takeUp(ctx context.Context, target Target, e *exchange) (launcher.Process, error) {
 	held, socket, err := e.borrow(ctx)
 	switch {
 	case err == nil:
-		held.Close()
-		return n.identify(held.PID, target.Client)
+		defer held.Close()
+		supervisor, err := n.identify(held.PID, target.Client)
+		if err == nil {
+			err = deposit{node: n, mountID: target.MountID, mountPath: target.MountPath}.Put(ctx, held.Settings, held.Fuse)
+		}
+		e.server.Open(false)
+		return supervisor, err
 	case errdefs.IsNotFound(err):
-		return n.giveBack(ctx, target, e, socket)
+		// It was taken by somebody who then ended.
+		e.server.Open(false)
+		return n.returnHeld(ctx, target, e, socket)
+	case target.Client.Exchange != ownExchange(target.Client.PodUID):
+		return launcher.Process{}, err
 	case target.Client.Launcher.Running():
 		return target.Client.Launcher, nil
 	}
@@ -193,27 +205,17 @@ func (n *Node) identify(pid int, client store.Client) (launcher.Process, error) 
 }
 
 // returnHeld gives the vault's copy to a supervisor.
-func (n *Node) returnHeld(ctx context.Context, target Target, e *exchange, socket string) error {
+func (n *Node) returnHeld(ctx context.Context, target Target, e *exchange, socket string) (launcher.Process, error) {
 	settings, fuse, err := n.parts.Vault.Get(ctx, target.MountID)
 	if err != nil {
-		return err
-	}
-	defer func() { _ = fuse.Close() }()
-	return clientfd.Give(ctx, e.directory, socket, clientfd.Held{Settings: settings, Fuse: fuse})
-}
-
-// giveBack returns the connection to a supervisor from which it was taken by
-// somebody who then ended.
-func (n *Node) giveBack(ctx context.Context, target Target, e *exchange, socket string) (launcher.Process, error) {
-	if err := n.returnHeld(ctx, target, e, socket); err != nil {
 		return launcher.Process{}, err
 	}
-	held, _, err := e.borrow(ctx)
+	defer func() { _ = fuse.Close() }()
+	pid, err := clientfd.Give(ctx, e.directory, socket, clientfd.Held{Settings: settings, Fuse: fuse})
 	if err != nil {
 		return launcher.Process{}, err
 	}
-	held.Close()
-	return n.identify(held.PID, target.Client)
+	return n.identify(pid, target.Client)
 }
 
 // End makes sure that the client is gone and gets the connection never again:

@@ -104,7 +104,7 @@ func fuseDescriptor(process launcher.Process) (int, error) {
 	}
 	found := slices.IndexFunc(entries, func(entry os.DirEntry) bool {
 		target, err := os.Readlink(filepath.Join(directory, entry.Name()))
-		return err == nil && target == "/dev/fuse"
+		return err == nil && filepath.Base(target) == "fuse" // Below the root of another namespace.
 	})
 	if found < 0 {
 		return 0, fmt.Errorf("process %d holds no FUSE descriptor: %w", process.PID, errdefs.ErrNotFound)

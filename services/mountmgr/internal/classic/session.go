@@ -17,6 +17,7 @@ import (
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/keeper"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -34,8 +35,23 @@ type Target struct {
 	MountID string
 	// MountPath is where the host sees the mount.
 	MountPath string
-	Client    store.Client
+	// DeviceMinor is its connection; 0 while there is none.
+	DeviceMinor uint32
+	Client      store.Client
 }
+
+// checkMount fails with errdefs.ErrUnavailable when the path shows another
+// connection: a client that found no keeper has mounted a second time.
+func (t Target) checkMount() error {
+	minor, err := kernelmount.Minor(t.MountPath)
+	if err == nil && t.DeviceMinor != 0 && minor != t.DeviceMinor {
+		err = fmt.Errorf("%s shows connection %d instead of %d: %w", t.MountPath, minor, t.DeviceMinor, errdefs.ErrUnavailable)
+	}
+	return err
+}
+
+// ownExchange names the exchange directory of a pod that shares none.
+func ownExchange(podUID string) string { return "pod-" + podUID }
 
 // Session is the mount manager's hold on one classic client: what
 // launcher.Session is for an unprivileged one. It is safe for concurrent use.
@@ -229,7 +245,8 @@ func (s *Session) takeAndEnd(ctx context.Context, socket string, serving launche
 	}
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), giveBackTimeout)
 	defer cancel()
-	return errors.Join(err, clientfd.Give(back, s.exchange.directory, socket, held))
+	_, failed := clientfd.Give(back, s.exchange.directory, socket, held)
+	return errors.Join(err, failed)
 }
 
 // Borrow returns the settings and a duplicate of the FUSE descriptor, which the

@@ -48,7 +48,7 @@ func Borrow(ctx context.Context, directory *os.File, name string) (Held, error) 
 	defer conn.Close()                         //nolint:errcheck // the exchange is over
 	err = Send(conn, payload(held), held.Fuse) // Without an answer the supervisor would forget it.
 	if err != nil {
-		err = Give(ctx, directory, name, held)
+		_, err = Give(ctx, directory, name, held)
 	}
 	if err != nil {
 		held.Close()
@@ -69,19 +69,24 @@ func Take(ctx context.Context, directory *os.File, name string) (Held, error) {
 	return held, nil
 }
 
-// Give returns what was taken to the supervisor. held stays the caller's.
-func Give(ctx context.Context, directory *os.File, name string, held Held) error {
+// Give returns what was taken to the supervisor, and which process that is. held
+// stays the caller's.
+func Give(ctx context.Context, directory *os.File, name string, held Held) (int, error) {
 	conn, err := dial(ctx, directory, name)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer conn.Close() //nolint:errcheck // the exchange is over
+	credentials, err := PeerCredentials(conn)
+	if err != nil {
+		return 0, err
+	}
 	_, files, err := Receive(conn)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	CloseFiles(files) // What it has, if anything, is replaced.
-	return Send(conn, payload(held), held.Fuse)
+	return int(credentials.Pid), Send(conn, payload(held), held.Fuse)
 }
 
 func payload(held Held) []byte {

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -90,6 +91,31 @@ func Remove(path string) error {
 	// Removes an empty directory only: what lies on the node's disk stays.
 	if err := unix.Rmdir(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove directory %s: %w", path, err)
+	}
+	return nil
+}
+
+// Uncover takes away other JuiceFS mounts that cover the one of this device at
+// path. What it does not know it leaves alone.
+func Uncover(path string, minor uint32) error {
+	entries, err := mountinfo.ByDevice(0, minor)
+	if err != nil {
+		return fmt.Errorf("look for a mount at %s: %w", path, err)
+	}
+	if !slices.ContainsFunc(entries, func(e mountinfo.Entry) bool { return e.Path == path }) {
+		return nil
+	}
+	for range stackLimit {
+		entry, err := mountinfo.ByPath(path)
+		if err != nil {
+			return fmt.Errorf("look for a mount at %s: %w", path, err)
+		}
+		if entry.FSType != FSType || entry.Minor == minor {
+			return nil
+		}
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount what covers %s: %w", path, err)
+		}
 	}
 	return nil
 }

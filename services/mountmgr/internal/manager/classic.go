@@ -40,7 +40,8 @@ func podKind(classic bool) string {
 }
 
 func (m *mount) target(client store.Client) classic.Target {
-	return classic.Target{MountID: m.id, MountPath: m.snapshot().MountPath, Client: client}
+	record := m.snapshot()
+	return classic.Target{MountID: m.id, MountPath: record.MountPath, DeviceMinor: record.DeviceMinor, Client: client}
 }
 
 // launchClassic is launch for a classic client.
@@ -143,7 +144,9 @@ func (m *mount) reconnectClassic(ctx context.Context, client store.Client) (Sess
 // have its connection. When patience is over it is killed.
 func (m *mount) awaitClientEnd(ctx context.Context, client store.Client, patience time.Duration) error {
 	if client.Mode == store.ModeClassic {
-		return m.manager.Classic.End(ctx, m.target(client))
+		target := m.target(client)
+		// A client that found no keeper has mounted a second time.
+		return errors.Join(m.manager.Classic.End(ctx, target), kernelmount.Uncover(target.MountPath, target.DeviceMinor))
 	}
 	return client.Launcher.AwaitEnd(ctx, patience)
 }

@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/fdpass"
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
@@ -41,6 +43,8 @@ type Node struct {
 	// registry of its metrics.
 	Manager  *manager.Manager
 	Registry *prometheus.Registry
+	// ClassicPods is what the next mount manager makes mount pods as.
+	ClassicPods bool
 
 	tb          testing.TB
 	config      atomic.Pointer[volume.Config]
@@ -60,10 +64,16 @@ func NewNode(tb testing.TB) *Node {
 	}
 	n := &Node{Dir: dir, tb: tb, log: slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	n.SetConfig(volume.Config{})
-	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
+	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data", "exchange"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node
 			tb.Fatal(err)
 		}
+	}
+	if err := errors.Join(
+		unix.Mount(n.path("volume"), n.path("volume"), "", unix.MS_BIND, ""),
+		unix.Mount("", n.path("volume"), "", unix.MS_SHARED, ""),
+	); err != nil {
+		tb.Fatal(err)
 	}
 	n.installLauncher()
 	if err := kernelmount.MountConnections(); err != nil {
@@ -100,6 +110,12 @@ func (n *Node) path(elements ...string) string {
 
 // KubeletDir is kubelet's root directory.
 func (n *Node) KubeletDir() string { return n.path("kubelet") }
+
+// ExchangeDir is the directory of the exchange directories of classic pods.
+func (n *Node) ExchangeDir() string { return n.path("exchange") }
+
+// MountRoot is the directory of mounts.
+func (n *Node) MountRoot() string { return n.path("volume") }
 
 // Target is a target path as kubelet would choose it; its parent exists.
 func (n *Node) Target(name string) string {
@@ -189,12 +205,16 @@ func (n *Node) StartManager() {
 	if err != nil {
 		n.tb.Fatal(err)
 	}
-	n.Manager = manager.New(n.options(), manager.Parts{
+	parts := manager.Parts{
 		Store: records, Secrets: secrets, Log: n.log, Metrics: counters,
 		Vault:  custody.NewClient(n.path("vault.sock"), n.log),
 		Host:   mountpod.NewPods(n.Kubelet.Client, Namespace, "node", n.KubeletDir()),
 		Prober: probe.New("/proc/self/exe"),
-	})
+	}
+	parts.Classic = classic.New(classic.Options{
+		Node: "node", Namespace: Namespace, MountRoot: n.path("volume"), ExchangeDir: n.ExchangeDir(), InPod: n.Kubelet.InPod,
+	}, classic.Parts{Client: n.Kubelet.Client, Vault: parts.Vault, Prober: parts.Prober, Log: n.log})
+	n.Manager = manager.New(n.options(), parts)
 	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -225,7 +245,7 @@ func (n *Node) options() manager.Options {
 		n.tb.Fatal(err)
 	}
 	return manager.Options{
-		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
+		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID, ClassicPods: n.ClassicPods,
 		KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: volume.Defaults{
 			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: volume.ShareByVolume,

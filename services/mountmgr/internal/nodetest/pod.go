@@ -20,8 +20,12 @@ import (
 )
 
 // podEnv marks a process that is to become a pod; its value is the directory
-// that the pod sees as its root.
-const podEnv = "NODETEST_POD_ROOT"
+// that the pod sees as its root. privilegedEnv keeps its privileges, and the
+// propagation of mounts at the directory that it names.
+const (
+	podEnv        = "NODETEST_POD_ROOT"
+	privilegedEnv = "NODETEST_POD_SHARES"
+)
 
 // lastCapability is beyond every capability that kernels know.
 const lastCapability = 63
@@ -33,7 +37,7 @@ func Main(m *testing.M) {
 	root, isPod := os.LookupEnv(podEnv) //nolint:forbidigo // this is main
 	switch {
 	case isPod:
-		err = becomePod(root)
+		err = becomePod(root, os.Getenv(privilegedEnv)) //nolint:forbidigo // this is main
 	case len(os.Args) > 1 && os.Args[1] == "probe":
 		err = probe.Main(os.Args[2:], os.Stdout)
 	default:
@@ -45,10 +49,10 @@ func Main(m *testing.M) {
 	}
 }
 
-// becomePod runs in new mount and pid namespaces. It gives up every privilege
-// and executes the arguments.
-func becomePod(root string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+// becomePod runs in new mount and pid namespaces. It gives up every privilege,
+// unless shared names a directory, and executes the arguments.
+func becomePod(root, shared string) error {
+	if err := leavePropagation(shared); err != nil {
 		return fmt.Errorf("leave mount propagation: %w", err)
 	}
 	if err := unix.Mount("proc", root+"/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
@@ -60,20 +64,58 @@ func becomePod(root string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("enter pod root: %w", err)
 	}
+	if shared == "" {
+		if err := dropPrivileges(); err != nil {
+			return err
+		}
+	}
+	env := slices.DeleteFunc(os.Environ(), func(variable string) bool { //nolint:forbidigo // this is main
+		return strings.HasPrefix(variable, "NODETEST_")
+	})
+	program, err := exec.LookPath(os.Args[1])
+	if err != nil {
+		return err
+	}
+	return unix.Exec(program, os.Args[1:], env)
+}
+
+func dropPrivileges() error {
 	for capability := range uintptr(lastCapability) {
 		_ = unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0) // Unknown ones fail.
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	return unix.Exec(os.Args[1], os.Args[1:], []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root"})
+	return nil
+}
+
+// leavePropagation makes every mount private, but for what is at or below
+// shared.
+func leavePropagation(shared string) error {
+	if shared == "" {
+		return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	}
+	entries, err := mountinfo.All()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Path == shared || strings.HasPrefix(entry.Path, shared+"/") {
+			continue
+		}
+		_ = unix.Mount("", entry.Path, "", unix.MS_PRIVATE, "") // One that is covered cannot be reached.
+	}
+	return nil
 }
 
 // startPod starts argv as PID 1 of a pod whose root file system is root, with
-// its own pid and mount namespaces. The mounts below root are the caller's.
-func startPod(root string, argv []string, log *os.File) (*exec.Cmd, error) {
+// its own pid and mount namespaces. The mounts below root are the caller's. shared
+// makes the pod privileged: a directory at which mounts propagate both ways.
+func startPod(root, shared string, argv, env []string, log *os.File) (*exec.Cmd, error) {
 	cmd := exec.Command("/proc/self/exe", argv...) //nolint:noctx // a pod lives until it is killed
-	cmd.Env = []string{podEnv + "=" + root}
+	cmd.Env = append([]string{
+		podEnv + "=" + root, privilegedEnv + "=" + shared, "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME=/root",
+	}, env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid: true, Pdeathsig: syscall.SIGKILL,
