@@ -151,6 +151,8 @@ func mountmgrKeys() map[string]schema {
 		"metricsPort":            port(),
 		"fdvault":                object(map[string]schema{"resources": resources()}),
 		"cacheDir":               matching(absolutePath),
+		"mountPods":              oneOf("unprivileged", "classic"),
+		"migration":              boolean(),
 		"mountPriorityClassName": text(),
 		"globalConfig":           globalConfig(),
 	}

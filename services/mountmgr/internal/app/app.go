@@ -20,6 +20,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/task"
 	"github.com/juicefs-csi/driver/libs/volume"
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
@@ -75,16 +76,25 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	mounts := manager.New(facts, manager.Parts{
+	parts := manager.Parts{
 		Store: records, Secrets: secrets, Log: log, Metrics: counters,
 		Vault:  custody.NewClient(o.VaultSocket, log),
 		Host:   mountpod.NewPods(client, o.MountNamespace, o.NodeName, o.KubeletDir),
 		Prober: probe.New(self),
-	})
+	}
+	parts.Classic = classicNode(o, client, parts)
+	mounts := manager.New(facts, parts)
 	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	return serve(ctx, o, mounts, registry, log)
+}
+
+func classicNode(o Options, client kubernetes.Interface, parts manager.Parts) *classic.Node {
+	return classic.New(
+		classic.Options{Node: o.NodeName, Namespace: o.MountNamespace, MountRoot: o.MountRoot, ExchangeDir: o.ExchangeDir},
+		classic.Parts{Client: client, Vault: parts.Vault, Prober: parts.Prober, Log: parts.Log},
+	)
 }
 
 func serve(ctx context.Context, o Options, mounts *manager.Manager, registry *prometheus.Registry, log *slog.Logger) error {
@@ -134,7 +144,7 @@ func nodeFacts(o Options) (manager.Options, error) {
 		return manager.Options{}, fmt.Errorf("read the kernel's release: %w", err)
 	}
 	return manager.Options{
-		Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir,
+		Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir, ClassicPods: o.MountPods == classicPods,
 		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: o.defaults(), Config: func() (volume.Config, error) { return readConfig(o.ConfigFile) },
 	}, nil

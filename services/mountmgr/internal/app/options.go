@@ -36,7 +36,15 @@ type Options struct {
 	EnterpriseImage     string
 	MountServiceAccount string
 	MountPriorityClass  string
+	MountPods           string
+	ExchangeDir         string
 }
+
+// The kinds of mount pods that --mount-pods names.
+const (
+	unprivilegedPods = "unprivileged"
+	classicPods      = "classic"
+)
 
 // AddFlags registers the flags with their defaults.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
@@ -60,6 +68,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.EnterpriseImage, "ee-mount-image", "juicedata/mount:ee-5.3.2", "mount image of the Enterprise Edition")
 	fs.StringVar(&o.MountServiceAccount, "mount-service-account", "juicefs-mount-sa", "service account of mount pods; it gets no token")
 	fs.StringVar(&o.MountPriorityClass, "mount-priority-class", "system-node-critical", "priority class of mount pods")
+	fs.StringVar(&o.MountPods, "mount-pods", unprivilegedPods, "kind of new mount pods: unprivileged; or classic, as the existing driver has them, to move back to it")
+	fs.StringVar(&o.ExchangeDir, "exchange-dir", "/var/run/juicefs-csi", "host directory in which classic mount pods exchange descriptors, also those of the existing driver")
 }
 
 // Validate reports every fault at once, each naming its flag.
@@ -70,6 +80,9 @@ func (o *Options) Validate() error {
 	}
 	if _, err := o.level(); err != nil {
 		faults = multierror.Append(faults, fmt.Errorf("--log-level: %w", err))
+	}
+	if o.MountPods != unprivilegedPods && o.MountPods != classicPods {
+		faults = multierror.Append(faults, fmt.Errorf("--mount-pods: %q is neither %s nor %s", o.MountPods, unprivilegedPods, classicPods))
 	}
 	required := []struct{ flag, value string }{
 		{"--node-name", o.NodeName}, {"--driver-name", o.DriverName}, {"--mount-namespace", o.MountNamespace},
@@ -83,7 +96,7 @@ func (o *Options) Validate() error {
 	paths := []struct{ flag, value string }{
 		{"--kubelet-dir", o.KubeletDir}, {"--vault", o.VaultSocket}, {"--config", o.ConfigFile}, {"--state-dir", o.StateDir},
 		{"--private-dir", o.PrivateDir}, {"--launcher-binary", o.LauncherBinary}, {"--launcher-dir", o.LauncherDir},
-		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir},
+		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir}, {"--exchange-dir", o.ExchangeDir},
 	}
 	for _, p := range paths {
 		if !filepath.IsAbs(p.value) || filepath.Clean(p.value) != p.value {

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/keeper"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
@@ -30,6 +32,8 @@ type exchange struct {
 	mu sync.Mutex
 	// supervisors are those that ever asked for the descriptor.
 	supervisors []launcher.Process
+	// served is the one that got the connection last.
+	served launcher.Process
 	// session hears what supervisors do; nil while there is none.
 	session *Session
 }
@@ -77,6 +81,11 @@ func (n *Node) open(target Target) (*exchange, error) {
 		Custody: deposit{node: n, mountID: target.MountID, mountPath: target.MountPath},
 		Admits:  func(pid int) bool { return e.admits(pid, n.options.InPod) },
 		Tell:    e.note, Log: n.parts.Log,
+		Offering: func(pid int, fuse *os.File) {
+			if err := e.resend(pid, fuse); err != nil {
+				n.parts.Log.Warn("requests of the old client wait some seconds", logkeys.Error, err)
+			}
+		},
 	})
 	if err != nil {
 		_ = directory.Close()
@@ -126,11 +135,7 @@ func (e *exchange) note(event keeper.Event) {
 		return // It has ended.
 	}
 	e.mu.Lock()
-	known := false
-	for _, supervisor := range e.supervisors {
-		known = known || supervisor == process
-	}
-	if !known {
+	if !slices.Contains(e.supervisors, process) {
 		e.supervisors = append(e.supervisors, process)
 	}
 	session := e.session
@@ -138,6 +143,49 @@ func (e *exchange) note(event keeper.Event) {
 	if session != nil {
 		session.onKeeper(event, process)
 	}
+}
+
+// resend puts what a dead client has read and not answered back into the queue
+// when the supervisor of its pod's next container asks for the connection. Only
+// where all processes of a container end with their supervisor is the client
+// surely dead.
+func (e *exchange) resend(pid int, fuse *os.File) error {
+	_, ids, err := readStatus(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil || len(ids) < 2 {
+		return nil //nolint:nilerr // It has ended, or shares the host's process ids.
+	}
+	e.mu.Lock()
+	known := slices.Clone(e.supervisors)
+	e.mu.Unlock()
+	for _, supervisor := range known[:max(0, len(known)-1)] {
+		if supervisor.Running() {
+			return nil
+		}
+	}
+	if len(known) < 2 || int(known[len(known)-1].PID) != pid || !e.first(known[len(known)-1]) {
+		return nil
+	}
+	return clientfd.Resend(fuse)
+}
+
+// first tells once for each supervisor that it gets the connection; what it
+// asks later comes with a client that serves.
+func (e *exchange) first(supervisor launcher.Process) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := e.served
+	e.served = supervisor
+	return before != supervisor
+}
+
+// know remembers a supervisor that was found in another way.
+func (e *exchange) know(supervisor launcher.Process) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !slices.Contains(e.supervisors, supervisor) {
+		e.supervisors = append(e.supervisors, supervisor)
+	}
+	e.served = supervisor
 }
 
 // subscribe makes session the one that hears of supervisors.

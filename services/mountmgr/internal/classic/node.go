@@ -166,6 +166,7 @@ func (n *Node) Reconnect(ctx context.Context, target Target) (*Session, error) {
 	}
 	session := newSession(n, target, e, launchv1.Status_STATE_SERVING)
 	e.subscribe(session)
+	e.know(supervisor)
 	session.follow(supervisor)
 	return session, nil
 }

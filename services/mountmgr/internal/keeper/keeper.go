@@ -67,6 +67,12 @@ type Options struct {
 	// Admits says whether the process may have the descriptor; nil admits every
 	// process of root.
 	Admits func(pid int) bool
+	// IsFuse says whether a descriptor may be deposited; nil asks whether it is
+	// one of /dev/fuse.
+	IsFuse func(*os.File) bool
+	// Offering is called before a process gets the descriptor, which stays the
+	// caller's; nil for nothing.
+	Offering func(pid int, fuse *os.File)
 	// Tell gets each Event; it must not block.
 	Tell func(Event)
 	Log  *slog.Logger
@@ -91,6 +97,12 @@ type Server struct {
 // Listen serves the socket in directory until Close; one that is there is
 // replaced. Nobody is answered before Open. directory stays the caller's.
 func Listen(directory *os.File, options Options) (*Server, error) {
+	if options.IsFuse == nil {
+		options.IsFuse = clientfd.IsFuse
+	}
+	if options.Offering == nil {
+		options.Offering = func(int, *os.File) {}
+	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, fmt.Errorf("serve %s: %w", SocketName, err)
@@ -192,7 +204,7 @@ func (s *Server) exchange(conn *net.UnixConn) error {
 	if err := s.await(); err != nil {
 		return err
 	}
-	if err := s.offer(conn); err != nil {
+	if err := s.offer(conn, pid); err != nil {
 		return err
 	}
 	return s.answer(conn, pid)
@@ -211,13 +223,14 @@ func (s *Server) await() error {
 	}
 }
 
-func (s *Server) offer(conn *net.UnixConn) error {
+func (s *Server) offer(conn *net.UnixConn, pid int) error {
 	settings, fuse, err := s.hold()
 	if err != nil {
 		return err
 	}
 	if fuse != nil {
 		defer fuse.Close() //nolint:errcheck // a duplicate
+		s.options.Offering(pid, fuse)
 	}
 	if err := conn.SetWriteDeadline(time.Now().Add(exchangeTimeout)); err != nil {
 		return fmt.Errorf("offer descriptor: %w", err)
@@ -269,7 +282,7 @@ func (s *Server) answer(conn *net.UnixConn, pid int) error {
 		return nil
 	}
 	fuse := files[0]
-	if !clientfd.IsFuse(fuse) {
+	if !s.options.IsFuse(fuse) {
 		return fmt.Errorf("process %d deposited something else than a FUSE descriptor: %w", pid, errdefs.ErrInvalidArgument)
 	}
 	return s.deposit(pid, payload, fuse)

@@ -12,6 +12,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -130,6 +131,15 @@ func (m *mount) startClassic(ctx context.Context, settings volume.Settings) erro
 		return err
 	}
 	return m.identify(ctx, client.Client)
+}
+
+// recordLauncher keeps who must end before another client may serve: kubelet
+// starts the containers of classic pods again.
+func (m *mount) recordLauncher(process launcher.Process) error {
+	if m.snapshot().Client.Launcher == process {
+		return nil
+	}
+	return m.update(func(r *store.Record) error { r.Client.Launcher = process; return nil })
 }
 
 func (m *mount) reconnectClassic(ctx context.Context, client store.Client) (Session, error) {

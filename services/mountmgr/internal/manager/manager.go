@@ -425,6 +425,9 @@ func (m *Manager) podRemoved(pod *corev1.Pod) {
 	if owner == nil {
 		owner = m.byPod(pod.Name)
 	}
+	m.mu.Lock()
+	delete(m.adopting, string(pod.UID))
+	m.mu.Unlock()
 	if owner != nil {
 		owner.podRemoved(string(pod.UID))
 	}

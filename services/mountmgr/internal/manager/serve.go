@@ -89,6 +89,9 @@ func (m *mount) resumeServing(ctx context.Context) error {
 		return m.transition(lifecycle.Recovering, "MountPodGone", err.Error())
 	}
 	m.setSession(session)
+	if err := m.recordLauncher(session.Process()); err != nil {
+		return err
+	}
 	status := session.Status()
 	switch {
 	case status.GetTerminating():

@@ -138,6 +138,7 @@ func (m *mount) identify(ctx context.Context, client store.Client) error {
 
 func (m *mount) recordServing(client store.Client, told probe.Client) error {
 	client.Version, client.SessionID = told.Version, told.SessionID
+	client.Launcher = m.session.Process() // Another one when kubelet has restarted a classic pod.
 	return m.update(func(r *store.Record) error {
 		r.Client, r.Successor, r.FileSystemUUID = client, nil, told.UUID
 		if client.Mode != store.ModeClassic {

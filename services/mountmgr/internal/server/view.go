@@ -46,8 +46,19 @@ func (s *Server) client(c *store.Client) *mountmgrv1.Client {
 	}
 	return &mountmgrv1.Client{
 		PodNamespace: s.namespace, PodName: c.PodName, PodUid: c.PodUID, Image: c.Image, Version: c.Version,
-		SessionId: c.SessionID, StartedAt: timestamp(c.StartedAt), Mode: mountmgrv1.Client_MODE_POD,
+		SessionId: c.SessionID, StartedAt: timestamp(c.StartedAt), Mode: clientMode(c.Mode),
 	}
+}
+
+func clientMode(mode store.ClientMode) mountmgrv1.Client_Mode {
+	switch mode {
+	case store.ModeClassic:
+		return mountmgrv1.Client_MODE_CLASSIC_POD
+	case store.ModeProcess:
+		return mountmgrv1.Client_MODE_PROCESS
+	case store.ModePod:
+	}
+	return mountmgrv1.Client_MODE_POD // Records of older releases have none.
 }
 
 func state(s lifecycle.State) mountmgrv1.MountState {
