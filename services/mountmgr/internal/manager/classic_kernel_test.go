@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/errdefs"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodetest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -125,5 +128,122 @@ func crashClassic(t *testing.T, n *nodetest.Node, record store.Record, file stri
 	})
 	if now := current(t, n, record.ID); now.DeviceMinor != record.DeviceMinor || now.Client.PodUID != record.Client.PodUID {
 		t.Errorf("before %+v, now %+v", record, now)
+	}
+}
+
+func TestAnAdoptedMountOutlivesWhatServesIt(t *testing.T) {
+	for _, kill := range []struct {
+		name string
+		do   func(*testing.T, *nodetest.Node, store.Record)
+		// mode is how the mount is served then.
+		mode store.ClientMode
+	}{
+		{"manager", func(_ *testing.T, n *nodetest.Node, _ store.Record) { n.StopManager(); n.StartManager() }, store.ModeClassic},
+		{"vault and manager", func(_ *testing.T, n *nodetest.Node, _ store.Record) {
+			n.StopManager()
+			n.StopVault()
+			n.StartVault()
+			n.StartManager()
+		}, store.ModeClassic},
+		{"vault, then the container", func(_ *testing.T, n *nodetest.Node, r store.Record) {
+			n.StopVault()
+			n.StartVault()
+			n.Eventually("the vault is filled", func() error { return n.Held(r.ID) })
+			n.Kubelet.Signal(r.Client.PodUID, syscall.SIGKILL)
+		}, store.ModeClassic},
+		{"manager, then the container", func(_ *testing.T, n *nodetest.Node, r store.Record) {
+			n.StopManager()
+			n.StartManager()
+			n.Kubelet.Signal(r.Client.PodUID, syscall.SIGKILL)
+		}, store.ModeClassic},
+		{"pod, by its deletion", func(t *testing.T, n *nodetest.Node, r store.Record) {
+			t.Helper()
+			err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), r.Client.PodName, deleteOptions())
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.Eventually("another pod serves", func() error {
+				if current(t, n, r.ID).Client.PodUID == r.Client.PodUID {
+					return errors.New("the old one is recorded")
+				}
+				return nil
+			})
+		}, ""},
+	} {
+		t.Run(kill.name, func(t *testing.T) {
+			n := nodetest.NewNode(t)
+			target := n.Target("pv-1")
+			n.StartForeignMount("pv-1", nodetest.Image, target)
+			record := adopted(t, n)
+			write(t, n, filepath.Join(target, "f"), "hello")
+			kill.do(t, n, record)
+			n.Eventually("the mount serves with both copies of its descriptor", func() error {
+				return errors.Join(servedAs(t, n, record.ID, kill.mode), n.Held(record.ID))
+			})
+			if err := read(n, filepath.Join(target, "f"), "hello"); err != nil {
+				t.Error(err)
+			}
+			write(t, n, filepath.Join(target, "g"), "again")
+			if now := current(t, n, record.ID); now.DeviceMinor != record.DeviceMinor {
+				t.Errorf("connection %d became %d", record.DeviceMinor, now.DeviceMinor)
+			}
+		})
+	}
+}
+
+func TestAnAdoptedMountWithoutItsSecretIsCompletedByAPublish(t *testing.T) {
+	n := nodetest.NewNode(t)
+	n.StopManager()
+	one := n.Target("pv-1")
+	pod := n.StartForeignMount("pv-1", nodetest.Image, one)
+	secrets := n.Kubelet.Client.CoreV1().Secrets(nodetest.Namespace)
+	if err := secrets.Delete(t.Context(), "juicefs-pv-1-secret", deleteOptions()); err != nil {
+		t.Fatal(err)
+	}
+	n.StartManager()
+	record := adopted(t, n)
+	_, err := n.Manager.PlanUpgrade(record.ID, manager.UpgradeRequest{})
+	if !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "juicefs-pv-1-secret") {
+		t.Errorf("an upgrade without the Secret: %v", err)
+	}
+	if joined := publish(t, n, "pv-1", n.Target("two")); joined.ID != record.ID {
+		t.Errorf("a further target has mount %s, want %s", joined.ID, record.ID)
+	}
+	plan, err := n.Manager.PlanUpgrade(record.ID, manager.UpgradeRequest{})
+	if err != nil || !plan.CanHandOver {
+		t.Fatalf("plan %+v, %v", plan, err)
+	}
+	if _, last := upgrade(t, n, record.ID, manager.UpgradeRequest{}); last.Phase != store.UpgradeCommitted {
+		t.Fatal(last.Message)
+	}
+	if n.Kubelet.Running(string(pod.UID)) {
+		t.Error("the pod of the existing driver runs")
+	}
+	// The mount is one as any other from the next publish on.
+	publish(t, n, "pv-1", n.Target("three"))
+	if now := current(t, n, record.ID); now.Adopted != nil || now.SettingsHash == "" || len(now.References) != 3 {
+		t.Errorf("afterwards %+v", now)
+	}
+}
+
+func TestAPublishInAClassicPod(t *testing.T) {
+	n := nodetest.NewNode(t)
+	n.StopManager()
+	n.ClassicPods = true
+	n.StartManager()
+	target := n.Target("one")
+	record := publish(t, n, "pv-1", target)
+	if err := errors.Join(servedAs(t, n, record.ID, store.ModeClassic), n.Held(record.ID)); err != nil {
+		t.Error(err)
+	}
+	write(t, n, filepath.Join(target, "f"), "hello")
+	crashClassic(t, n, current(t, n, record.ID), filepath.Join(target, "f"))
+	if err := n.Manager.Unpublish(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("the mount is gone", func() error { return nothingLeft(n, record) })
+	secrets, err := n.Kubelet.Client.CoreV1().Secrets(nodetest.Namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil || len(secrets.Items) > 0 {
+		t.Errorf("%d Secrets are left, %v", len(secrets.Items), err)
 	}
 }
