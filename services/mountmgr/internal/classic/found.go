@@ -60,6 +60,9 @@ func Parse(pod *corev1.Pod) (Found, error) {
 		PassesDescriptors: slices.ContainsFunc(container.Env, func(e corev1.EnvVar) bool { return e.Name == keeperVariable }),
 	}
 	switch {
+	case pod.Spec.HostPID:
+		return Found{}, fmt.Errorf("pod %s has hostPID: its client can outlive its container, so nobody knows when another may take over: %w",
+			pod.Name, errdefs.ErrInvalidArgument)
 	case found.UniqueID == "":
 		return Found{}, fmt.Errorf("pod %s has no label %s: %w", pod.Name, mountpod.UniqueIDLabel, errdefs.ErrInvalidArgument)
 	case path.Dir(mount.path) != podMountBase || !isName(found.MountName):

@@ -134,6 +134,7 @@ func TestPodsThatAreNotAdopted(t *testing.T) {
 		"a path upwards":            command("exec /bin/mount.juicefs m /jfs/.. -o a"),
 		"a deep path":               command("exec /bin/mount.juicefs m /jfs/a/b -o a"),
 		"a directory upwards":       func(p *corev1.Pod) { p.Labels[UpgradeUUIDLabel] = "../../etc" },
+		"host process ids":          func(p *corev1.Pod) { p.Spec.HostPID = true },
 		"no unique id":              func(p *corev1.Pod) { delete(p.Labels, mountpod.UniqueIDLabel) },
 	} {
 		if got, err := Parse(foreignPod(change)); !errdefs.IsInvalidArgument(err) {

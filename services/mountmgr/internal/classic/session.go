@@ -183,11 +183,38 @@ func (s *Session) Release(_ context.Context, _ uint64, state launcher.State) err
 	return nil
 }
 
-// HandOff makes the client write its state and go, and returns the state.
-// context.DeadlineExceeded: it is busy and goes on serving.
+// HandOff makes the client write its state and go, and returns the state; nil
+// when it wrote none, or had ended by itself: whoever waits for its connection
+// may have it then. context.DeadlineExceeded: it is busy and goes on serving.
 func (s *Session) HandOff(ctx context.Context, timeout time.Duration) (launcher.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	supervisor := s.Process()
+	stop := cancelAtEnd(ctx, supervisor, cancel)
+	state, err := s.handOff(ctx, stop)
+	if err != nil && !supervisor.Running() {
+		s.exchange.server.Bar()
+		return nil, nil //nolint:nilerr // It was killed, and everything in its pod with it.
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hand off: %w", err)
+	}
+	return state, nil
+}
+
+// cancelAtEnd calls cancel when the process ends, unless the returned function
+// was called before.
+func cancelAtEnd(ctx context.Context, process launcher.Process, cancel func()) (stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	go func() {
+		if process.Wait(ctx) == nil && ctx.Err() == nil {
+			cancel()
+		}
+	}()
+	return stop
+}
+
+func (s *Session) handOff(ctx context.Context, expected func()) (launcher.State, error) {
 	told, err := s.node.parts.Prober.Ready(ctx, s.target.MountPath)
 	if err != nil {
 		return nil, err
@@ -198,15 +225,16 @@ func (s *Session) HandOff(ctx context.Context, timeout time.Duration) (launcher.
 	}
 	serving, err := findChild(s.Process(), told.PID)
 	if err != nil {
-		return nil, fmt.Errorf("hand off: %w", err)
+		return nil, err
 	}
 	if err := s.exchange.remove(stateFile); err != nil { // Of an earlier client.
 		return nil, err
 	}
 	s.exchange.server.Bar()
+	expected()
 	if err := s.takeAndEnd(ctx, socket, serving); err != nil {
 		s.exchange.server.Open(false)
-		return nil, fmt.Errorf("hand off: %w", err)
+		return nil, err
 	}
 	state, err := s.exchange.readState(stateFile)
 	if errors.Is(err, os.ErrNotExist) {
