@@ -98,7 +98,7 @@ func (m *Manager) recordAdopted(ctx context.Context, found classic.Mount) error 
 	defer m.mu.Unlock()
 	for _, each := range m.mounts {
 		if each.snapshot().MountPath == found.MountPath {
-			return nil
+			return each.adoptAnew(found)
 		}
 	}
 	inputs := found.Inputs
@@ -125,6 +125,29 @@ func (m *Manager) recordAdopted(ctx context.Context, found classic.Mount) error 
 		logkeys.Pod, found.Client.PodName, logkeys.MountPath, found.MountPath, logkeys.Entries, len(found.References))
 	m.adopt(newMount(m, record)) //nolint:contextcheck // A mount outlives the look that found it.
 	return nil
+}
+
+// adoptAnew notes that the existing driver has replaced the pod of a mount, and
+// perhaps published it further, while this mount manager was away.
+func (m *mount) adoptAnew(found classic.Mount) error {
+	err := m.update(func(r *store.Record) error {
+		if r.Client.Mode != store.ModeClassic || r.Client.PodUID == found.Client.PodUID || r.State.Ended() {
+			return errUnchanged
+		}
+		r.Client, r.DeviceMinor = found.Client, found.DeviceMinor
+		r.Adopted = &store.Adopted{Options: found.Options, Kernel: found.Kernel}
+		for _, reference := range found.References {
+			known := slices.ContainsFunc(r.References, func(k store.Reference) bool { return k.TargetPath == reference.TargetPath })
+			if !known {
+				r.References = append(r.References, reference)
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, errUnchanged) {
+		return nil
+	}
+	return err
 }
 
 func (m *Manager) shareMode(found classic.Mount) volume.ShareMode {

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
@@ -148,6 +149,48 @@ func (m *mount) reconnectClassic(ctx context.Context, client store.Client) (Sess
 		return nil, err
 	}
 	return session, nil
+}
+
+// resumeClassic takes up a classic client that serves again: kubelet has started
+// its container after all, or the existing driver has replaced its pod while
+// this mount manager was away.
+func (m *mount) resumeClassic(ctx context.Context) bool {
+	client := m.snapshot().Client
+	if client.Mode != store.ModeClassic {
+		return false
+	}
+	session, err := m.reconnect(ctx, client)
+	if err != nil {
+		return false
+	}
+	m.setSession(session)
+	if err := m.identify(ctx, client); err != nil {
+		m.log.WarnContext(ctx, "client listens and does not serve", logkeys.Pod, client.PodName, logkeys.Error, err)
+		m.closeSession()
+		return false
+	}
+	return true
+}
+
+// mayBeFound tells of a connection that is not in the vault whether a client may
+// still be found that holds it.
+func (m *mount) mayBeFound() bool {
+	record := m.snapshot()
+	_, err := kernelmount.Minor(record.MountPath)
+	return record.Client.Mode == store.ModeClassic && err == nil
+}
+
+// isServedByOthers tells whether a client that is not known serves the mount:
+// it is not ours to abort.
+func (m *mount) isServedByOthers(ctx context.Context) bool {
+	record := m.snapshot()
+	if record.Client.Mode != store.ModeClassic {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
+	defer cancel()
+	_, err := m.manager.Prober.Ready(ctx, record.MountPath)
+	return err == nil
 }
 
 // awaitClientEnd returns when a client has surely ended, so that another one may

@@ -39,13 +39,16 @@ func (m *mount) recover(ctx context.Context) error {
 	recoverCtx, cancel := context.WithTimeout(ctx, recoverTimeout)
 	defer cancel()
 	for {
+		if m.resumeClassic(recoverCtx) {
+			return m.recovered()
+		}
 		err := m.replaceClient(recoverCtx)
 		switch {
 		case err == nil:
 			return m.recovered()
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errdefs.IsNotFound(err):
+		case errdefs.IsNotFound(err) && !m.mayBeFound():
 			return m.transition(lifecycle.Lost, "DescriptorLost", err.Error())
 		case recoverCtx.Err() != nil:
 			return m.transition(lifecycle.Lost, "RecoveryFailed", err.Error())
@@ -130,8 +133,10 @@ func (m *mount) replaceClient(ctx context.Context) error {
 func (m *mount) abandon(ctx context.Context) error {
 	record := m.snapshot()
 	m.closeSession()
-	if err := kernelmount.Abort(record.MountPath, record.DeviceMinor); err != nil {
-		return err
+	if !m.isServedByOthers(ctx) {
+		if err := kernelmount.Abort(record.MountPath, record.DeviceMinor); err != nil {
+			return err
+		}
 	}
 	if len(record.References) == 0 {
 		return m.transition(lifecycle.Draining, "Unused", "")
