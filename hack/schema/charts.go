@@ -152,6 +152,7 @@ func mountmgrKeys() map[string]schema {
 		"fdvault":                object(map[string]schema{"resources": resources()}),
 		"cacheDir":               matching(absolutePath),
 		"mountPods":              oneOf("unprivileged", "classic"),
+		"classicClients":         boolean(),
 		"migration":              boolean(),
 		"mountPriorityClassName": text(),
 		"globalConfig":           globalConfig(),

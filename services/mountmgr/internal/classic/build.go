@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -33,6 +34,9 @@ const (
 	// stateName is the file in the exchange directory that a successor reads
 	// what its predecessor has left from.
 	stateName = "state-handed-over.json"
+	// specDir and specKey are where jfs-launch finds what to run.
+	specDir = "/etc/jfs-launch"
+	specKey = "spec.json"
 )
 
 // SecretName is the Secret that the existing driver gives the mount pods of a
@@ -41,8 +45,8 @@ func SecretName(uniqueID string) string {
 	return strings.ToLower(strings.ReplaceAll("juicefs-"+uniqueID+"-secret", "_", "-"))
 }
 
-// build is the mount pod as the existing driver makes it, so that it can adopt
-// it: privileged, and with a script. Whatever is interpolated is quoted.
+// build is a privileged mount pod with the labels and annotations of the existing
+// driver.
 func (n *Node) build(s Start) (*corev1.Pod, error) {
 	s.Spec.Node, s.Spec.Namespace = n.options.Node, n.options.Namespace
 	pod, err := mountpod.Build(s.Spec)
@@ -61,13 +65,42 @@ func (n *Node) build(s Start) (*corev1.Pod, error) {
 	container := &pod.Spec.Containers[0]
 	yes, root := true, int64(0)
 	container.SecurityContext = &corev1.SecurityContext{Privileged: &yes, RunAsUser: &root}
-	container.Command = []string{"sh", "-c", script(s)}
 	container.Env = environment(s)
+	n.addMounts(pod, s)
+	if s.ForExistingDriver {
+		asExistingDriver(pod, s)
+	} else {
+		container.Command = []string{volume.LauncherPath, "classic", "--spec=" + path.Join(specDir, specKey)}
+		addSecret(pod, "spec", specDir, s.Target.Client.SecretName, []corev1.KeyToPath{{Key: specKey, Path: specKey}})
+	}
+	return pod, nil
+}
+
+// asExistingDriver replaces jfs-launch by the script that the existing driver
+// looks for in its mount pods. Whatever is interpolated is quoted.
+func asExistingDriver(pod *corev1.Pod, s Start) {
+	ours := []string{launcher.VolumeName, "launcher"}
+	container := &pod.Spec.Containers[0]
+	pod.Spec.Volumes = slices.DeleteFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return slices.Contains(ours, v.Name) })
+	container.VolumeMounts = slices.DeleteFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return slices.Contains(ours, m.Name)
+	})
+	container.Command = []string{"sh", "-c", script(s)}
 	container.EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: s.Target.Client.SecretName},
 	}}}
-	n.addVolumes(pod, s)
-	return pod, nil
+	if files := s.Spec.Settings.Files; len(files) > 0 {
+		addSecret(pod, "files", volume.FilesDir, s.Target.Client.SecretName, fileItems(files))
+	}
+}
+
+func addSecret(pod *corev1.Pod, name, directory, secret string, items []corev1.KeyToPath) {
+	mode := int32(0o400)
+	pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
+		Secret: &corev1.SecretVolumeSource{SecretName: secret, Items: items, DefaultMode: &mode},
+	}})
+	container := &pod.Spec.Containers[0]
+	container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: directory, ReadOnly: true})
 }
 
 // script is what the pod's shell runs: the stages, and the client in its place.
@@ -105,15 +138,9 @@ func environment(s Start) []corev1.EnvVar {
 	return env
 }
 
-// addVolumes replaces what jfs-launch needs by what a client does that mounts
-// by itself.
-func (n *Node) addVolumes(pod *corev1.Pod, s Start) {
-	ours := []string{launcher.VolumeName, "launcher"}
+// addMounts adds what a client needs that mounts by itself.
+func (n *Node) addMounts(pod *corev1.Pod, s Start) {
 	container := &pod.Spec.Containers[0]
-	pod.Spec.Volumes = slices.DeleteFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return slices.Contains(ours, v.Name) })
-	container.VolumeMounts = slices.DeleteFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return slices.Contains(ours, m.Name)
-	})
 	both := corev1.MountPropagationBidirectional
 	add := func(name, hostPath, mountPath string, kind corev1.HostPathType, propagation *corev1.MountPropagationMode) {
 		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
@@ -125,15 +152,6 @@ func (n *Node) addVolumes(pod *corev1.Pod, s Start) {
 	}
 	add("jfs-dir", n.options.MountRoot, podMountBase, corev1.HostPathDirectoryOrCreate, &both)
 	add("jfs-fuse-fd", path.Join(n.options.ExchangeDir, s.Target.Client.Exchange), podTemp, corev1.HostPathDirectoryOrCreate, nil)
-	if len(s.Spec.Settings.Files) > 0 {
-		mode := int32(0o400)
-		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: "files", VolumeSource: corev1.VolumeSource{
-			Secret: &corev1.SecretVolumeSource{
-				SecretName: s.Target.Client.SecretName, Items: fileItems(s.Spec.Settings.Files), DefaultMode: &mode,
-			},
-		}})
-		container.VolumeMounts = append(container.VolumeMounts, corev1.VolumeMount{Name: "files", MountPath: volume.FilesDir, ReadOnly: true})
-	}
 }
 
 func fileItems(files []volume.File) []corev1.KeyToPath {
@@ -144,8 +162,29 @@ func fileItems(files []volume.File) []corev1.KeyToPath {
 	return items
 }
 
-// secret holds the credentials of the pod: variables and files.
-func (n *Node) secret(s Start) *corev1.Secret {
+// secret holds the credentials of the pod: the whole spec for jfs-launch, or
+// variables and files for a script.
+func (n *Node) secret(s Start) (*corev1.Secret, error) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Name: s.Target.Client.SecretName, Namespace: n.options.Namespace, Labels: map[string]string{secretLabel: "true"},
+	}}
+	if s.ForExistingDriver {
+		secret.Data = variables(s)
+		return secret, nil
+	}
+	spec := s.Spec.Settings.LaunchSpec(s.Target.MountID, path.Join(podMountBase, path.Base(s.Target.MountPath)))
+	if s.SkipStages {
+		spec.Stages = nil
+	}
+	text, err := protojson.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("encode the spec of mount %s: %w", s.Target.MountID, err)
+	}
+	secret.Data = map[string][]byte{specKey: text}
+	return secret, nil
+}
+
+func variables(s Start) map[string][]byte {
 	data := make(map[string][]byte)
 	for _, variable := range s.Spec.Settings.Env {
 		data[variable.Name] = []byte(variable.Value)
@@ -158,12 +197,7 @@ func (n *Node) secret(s Start) *corev1.Secret {
 			data[key] = []byte(value)
 		}
 	}
-	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: s.Target.Client.SecretName, Namespace: n.options.Namespace, Labels: map[string]string{secretLabel: "true"},
-		},
-		Data: data,
-	}
+	return data
 }
 
 // encodeStrings cannot fail for a map of strings.

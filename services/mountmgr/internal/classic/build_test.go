@@ -34,8 +34,11 @@ func TestBuildIsThePodOfTheExistingDriver(t *testing.T) {
 	}
 	n := New(Options{Node: "node-1", Namespace: "kube-system", MountRoot: "/var/lib/juicefs/volume", ExchangeDir: "/var/run/juicefs-csi"}, Parts{})
 	for name, change := range map[string]func(*Start){
-		"first":     func(s *Start) { s.Fresh = true },
-		"successor": func(s *Start) { s.SkipStages, s.Wait, s.SessionID, s.FileSystemUUID = true, true, 7, "uuid-of-fs" },
+		"first": func(s *Start) { s.Fresh, s.ForExistingDriver = true, true },
+		"successor": func(s *Start) {
+			s.SkipStages, s.Wait, s.SessionID, s.FileSystemUUID, s.ForExistingDriver = true, true, 7, "uuid-of-fs", true
+		},
+		"own": func(s *Start) { s.Fresh = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			start := Start{
@@ -54,11 +57,21 @@ func TestBuildIsThePodOfTheExistingDriver(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text, err := yaml.Marshal(map[string]any{"pod": pod, "secret": n.secret(start)})
+			secret, err := n.secret(start)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !start.ForExistingDriver {
+				secret.Data = nil // Its encoding differs from run to run.
+			}
+			text, err := yaml.Marshal(map[string]any{"pod": pod, "secret": secret})
 			if err != nil {
 				t.Fatal(err)
 			}
 			compare(t, name+".golden", text)
+			if !start.ForExistingDriver {
+				return
+			}
 			// What is built is what Parse reads.
 			found, err := Parse(pod)
 			if err != nil || found.MountName != "pvc-1-abcdef" || found.UniqueID != "pvc-1" || !found.PassesDescriptors ||

@@ -79,6 +79,9 @@ func New(options Options, parts Parts) *Node {
 type Start struct {
 	Target Target
 	Spec   mountpod.Spec
+	// ForExistingDriver makes the pod so that the existing driver can adopt it:
+	// with a script. Others run jfs-launch, which becomes the client.
+	ForExistingDriver bool
 	// Credentials is the publish Secret.
 	Credentials    map[string]string
 	FileSystemUUID string
@@ -101,7 +104,11 @@ func (n *Node) Create(ctx context.Context, s Start) (*Session, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	if err := n.putSecret(ctx, n.secret(s)); err != nil {
+	secret, err := n.secret(s)
+	if err == nil {
+		err = n.putSecret(ctx, secret)
+	}
+	if err != nil {
 		return nil, "", err
 	}
 	e, err := n.open(s.Target)

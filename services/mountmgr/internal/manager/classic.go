@@ -56,7 +56,11 @@ func (m *mount) launchClassic(ctx context.Context, s clientStart) (*runningClien
 	client := store.Client{
 		PodName: mountpod.Name(m.manager.options.Node, record.UniqueID, randomSuffix()),
 		Image:   s.settings.Pod.Image, StartedAt: time.Now().UTC(),
-		Mode: store.ModeClassic, Exchange: string(uuid.NewUUID()), SecretName: classic.SecretName(record.UniqueID),
+		Mode: store.ModeClassic, Exchange: string(uuid.NewUUID()),
+	}
+	client.SecretName = client.PodName
+	if m.manager.options.ClassicPods {
+		client.SecretName = classic.SecretName(record.UniqueID)
 	}
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
@@ -67,7 +71,8 @@ func (m *mount) launchClassic(ctx context.Context, s clientStart) (*runningClien
 			Name: client.PodName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
 			Settings: s.settings, Targets: targets(record),
 		},
-		Credentials: secret, FileSystemUUID: record.FileSystemUUID, SessionID: s.start.GetSessionId(),
+		ForExistingDriver: m.manager.options.ClassicPods,
+		Credentials:       secret, FileSystemUUID: record.FileSystemUUID, SessionID: s.start.GetSessionId(),
 		SkipStages: s.start.GetSkipStages(), Fresh: !s.successor, Wait: s.start.GetWaitForRelease(), State: s.state,
 	})
 	if err != nil {

@@ -229,6 +229,30 @@ func (k *Kubelet) environment(pod *corev1.Pod) ([]string, error) {
 	return env, nil
 }
 
+// writeSecrets fills the volumes that show Secrets.
+func (k *Kubelet) writeSecrets(pod *corev1.Pod, podDir string) error {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Secret == nil {
+			continue
+		}
+		object, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("secrets"), pod.Namespace, volume.Secret.SecretName)
+		if err != nil {
+			return err
+		}
+		secret, ok := object.(*corev1.Secret)
+		dir := filepath.Join(podDir, "volumes", "kubernetes.io~empty-dir", volume.Name)
+		if err := os.MkdirAll(dir, 0o700); err != nil || !ok {
+			return err
+		}
+		for _, item := range volume.Secret.Items {
+			if err := os.WriteFile(filepath.Join(dir, item.Path), secret.Data[item.Key], 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // isPrivileged tells pods that see more than their volumes.
 func isPrivileged(pod *corev1.Pod) bool {
 	context := pod.Spec.Containers[0].SecurityContext
@@ -282,6 +306,9 @@ func (k *Kubelet) rootFS(pod *corev1.Pod, client string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := k.writeSecrets(pod, podDir); err != nil {
+		return "", err
+	}
 	return root, volumes(pod, podDir, root)
 }
 
@@ -317,9 +344,6 @@ func volumes(pod *corev1.Pod, podDir, root string) error {
 		if volume.HostPath != nil {
 			sources[volume.Name] = volume.HostPath.Path
 			continue
-		}
-		if volume.Secret != nil {
-			continue // No test has one.
 		}
 		sources[volume.Name] = filepath.Join(podDir, "volumes", "kubernetes.io~empty-dir", volume.Name)
 	}
