@@ -132,7 +132,7 @@ func classic(arguments []string) (int, error) {
 	flags := flag.NewFlagSet("classic", flag.ContinueOnError)
 	options.AddFlags(flags)
 	if err := flags.Parse(arguments); err != nil {
-		return 2, nil // flags has said why
+		return 2, nil //nolint:nilerr // flags has said why
 	}
 	if err := options.Validate(); err != nil {
 		return 2, err

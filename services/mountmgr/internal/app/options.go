@@ -68,8 +68,10 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.EnterpriseImage, "ee-mount-image", "juicedata/mount:ee-5.3.2", "mount image of the Enterprise Edition")
 	fs.StringVar(&o.MountServiceAccount, "mount-service-account", "juicefs-mount-sa", "service account of mount pods; it gets no token")
 	fs.StringVar(&o.MountPriorityClass, "mount-priority-class", "system-node-critical", "priority class of mount pods")
-	fs.StringVar(&o.MountPods, "mount-pods", unprivilegedPods, "kind of new mount pods: unprivileged; or classic, as the existing driver has them, to move back to it")
-	fs.StringVar(&o.ExchangeDir, "exchange-dir", "/var/run/juicefs-csi", "host directory in which classic mount pods exchange descriptors, also those of the existing driver")
+	fs.StringVar(&o.MountPods, "mount-pods", unprivilegedPods,
+		"kind of new mount pods: unprivileged; or classic, as the existing driver has them, to move back to it")
+	fs.StringVar(&o.ExchangeDir, "exchange-dir", "/var/run/juicefs-csi",
+		"host directory in which classic mount pods exchange descriptors, also those of the existing driver")
 }
 
 // Validate reports every fault at once, each naming its flag.

@@ -32,7 +32,9 @@ func TestBuildIsThePodOfTheExistingDriver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := New(Options{Node: "node-1", Namespace: "kube-system", MountRoot: "/var/lib/juicefs/volume", ExchangeDir: "/var/run/juicefs-csi"}, Parts{})
+	n := New(Options{
+		Node: "node-1", Namespace: "kube-system", MountRoot: "/var/lib/juicefs/volume", ExchangeDir: "/var/run/juicefs-csi",
+	}, Parts{})
 	for name, change := range map[string]func(*Start){
 		"first": func(s *Start) { s.Fresh, s.ForExistingDriver = true, true },
 		"successor": func(s *Start) {

@@ -45,6 +45,7 @@ type deposit struct {
 	mountPath string
 }
 
+// Get returns a duplicate.
 func (c deposit) Get(ctx context.Context) ([]byte, *os.File, error) {
 	return c.node.parts.Vault.Get(ctx, c.mountID)
 }
@@ -265,7 +266,8 @@ func (e *exchange) writeState(state launcher.State) error {
 	if err := e.remove(stateName); err != nil {
 		return err
 	}
-	descriptor, err := unix.Openat(int(e.directory.Fd()), stateName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	descriptor, err := unix.Openat(int(e.directory.Fd()), stateName, flags, 0o600)
 	if err != nil {
 		return fmt.Errorf("write state of the predecessor: %w", err)
 	}

@@ -13,9 +13,8 @@ import (
 	"testing"
 	"time"
 
-	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
-
 	"github.com/juicefs-csi/driver/libs/volume"
+	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
@@ -46,7 +45,7 @@ func TestJFSLaunchBecomesTheClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(n.MountRoot(), "pv-1-abcdef")
-	if err := os.Mkdir(path, 0o755); err != nil { //nolint:gosec // as on a node
+	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	client := store.Client{PodName: "juicefs-node-pv-1-abcdef", Mode: store.ModeClassic, Exchange: "uuid-1", SecretName: "spec-1"}
@@ -85,7 +84,10 @@ func TestJFSLaunchBecomesTheClient(t *testing.T) {
 		t.Errorf("hand-off: %v", err)
 	}
 	t.Logf("state of %d bytes", len(state))
-	if err := errors.Join(node.End(ctx, target), node.Delete(ctx, target.Client, 0), kernelmount.Abort(path, minor), kernelmount.Remove(path)); err != nil {
+	err = errors.Join(
+		node.End(ctx, target), node.Delete(ctx, target.Client, 0), kernelmount.Abort(path, minor), kernelmount.Remove(path),
+	)
+	if err != nil {
 		t.Error(err)
 	}
 }

@@ -144,7 +144,8 @@ func TestPodsThatAreNotAdopted(t *testing.T) {
 }
 
 func TestSecretData(t *testing.T) {
-	found := Found{Format: strings.Fields("juicefs format --storage=s3 --bucket=http://b --access-key=id --secret-key=${secretkey} ${metaurl} fs")}
+	found := Found{Format: strings.Fields(
+		"juicefs format --storage=s3 --bucket=http://b --access-key=id --secret-key=${secretkey} ${metaurl} fs")}
 	got := found.SecretData("fs", map[string][]byte{
 		"metaurl": []byte("redis://h/1"), "secretkey": []byte("s"), "AWS_REGION": []byte("x"), "check_mount.sh": []byte("exit"),
 		"jfsSettings": []byte("{}"), "rsa-key.pem": []byte("k"),

@@ -194,7 +194,7 @@ func (s *Session) HandOff(ctx context.Context, timeout time.Duration) (launcher.
 	state, err := s.handOff(ctx, stop)
 	if err != nil && !supervisor.Running() {
 		s.exchange.server.Bar()
-		return nil, nil //nolint:nilerr // It was killed, and everything in its pod with it.
+		return nil, nil // It was killed, and everything in its pod with it.
 	}
 	if err != nil {
 		return nil, fmt.Errorf("hand off: %w", err)
@@ -289,7 +289,8 @@ func (s *Session) Borrow(ctx context.Context) ([]byte, *os.File, error) {
 	if err == nil {
 		return held.Settings, held.Fuse, nil
 	}
-	s.node.parts.Log.InfoContext(ctx, "descriptor is copied out of the client", logkeys.Pod, s.target.Client.PodName, logkeys.Reason, err.Error())
+	s.node.parts.Log.InfoContext(ctx, "descriptor is copied out of the client",
+		logkeys.Pod, s.target.Client.PodName, logkeys.Reason, err.Error())
 	fuse, err := s.copyOut(ctx)
 	return nil, fuse, err
 }

@@ -31,7 +31,7 @@ type Held struct {
 // Close closes the descriptor.
 func (h Held) Close() {
 	if h.Fuse != nil {
-		h.Fuse.Close() //nolint:errcheck // a duplicate
+		h.Fuse.Close()
 	}
 }
 
@@ -140,7 +140,7 @@ func dial(ctx context.Context, directory *os.File, name string) (*net.UnixConn, 
 		return nil, fmt.Errorf("open socket %s: %w (%w)", name, err, errdefs.ErrUnavailable)
 	}
 	entry := os.NewFile(uintptr(descriptor), name)
-	defer entry.Close() //nolint:errcheck // only looked up
+	defer entry.Close()
 	if info, err := entry.Stat(); err != nil || info.Mode().Type() != os.ModeSocket {
 		return nil, errors.Join(fmt.Errorf("%s is not a socket: %w", name, errdefs.ErrInvalidArgument), err)
 	}

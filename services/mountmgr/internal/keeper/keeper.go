@@ -109,7 +109,7 @@ func Listen(directory *os.File, options Options) (*Server, error) {
 	}
 	listener, err := listen(directory)
 	if err != nil {
-		null.Close() //nolint:errcheck // the first error counts
+		null.Close()
 		return nil, fmt.Errorf("serve %s: %w", SocketName, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -229,7 +229,7 @@ func (s *Server) offer(conn *net.UnixConn, pid int) error {
 		return err
 	}
 	if fuse != nil {
-		defer fuse.Close() //nolint:errcheck // a duplicate
+		defer fuse.Close()
 		s.options.Offering(pid, fuse)
 	}
 	if err := conn.SetWriteDeadline(time.Now().Add(exchangeTimeout)); err != nil {
@@ -295,7 +295,7 @@ func (s *Server) deposit(pid int, payload []byte, fuse *os.File) error {
 	if !clientfd.ValidSettings(settings) {
 		settings = nil // From before the client read the kernel's INIT request.
 		if known, older, err := s.options.Custody.Get(ctx); err == nil {
-			older.Close() //nolint:errcheck // a duplicate
+			older.Close()
 			settings = known
 		}
 	}

@@ -152,9 +152,9 @@ func (p Process) open() (int, error) {
 	}
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	count, _ := unix.Poll(fds, 0)
-	if ticks, err := startTicks(p.PID); err != nil || ticks != p.StartTicks || count > 0 {
-		_ = unix.Close(pidfd) // It is gone, or its number belongs to another process.
-		return -1, nil
+	if now, err := Identify(p.PID); err != nil || now != p || count > 0 {
+		_ = unix.Close(pidfd)
+		return -1, nil //nolint:nilerr // It is gone, or its number belongs to another process.
 	}
 	return pidfd, nil
 }

@@ -34,8 +34,8 @@ func (m *Manager) changeOfMode(running store.Client, wanted volume.Settings) []C
 	return []Change{change}
 }
 
-func podKind(classic bool) string {
-	if classic {
+func podKind(isClassic bool) string {
+	if isClassic {
 		return "classic"
 	}
 	return "unprivileged"

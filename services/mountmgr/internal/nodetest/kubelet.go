@@ -255,8 +255,8 @@ func (k *Kubelet) writeSecrets(pod *corev1.Pod, podDir string) error {
 
 // isPrivileged tells pods that see more than their volumes.
 func isPrivileged(pod *corev1.Pod) bool {
-	context := pod.Spec.Containers[0].SecurityContext
-	return context != nil && context.Privileged != nil && *context.Privileged
+	security := pod.Spec.Containers[0].SecurityContext
+	return security != nil && security.Privileged != nil && *security.Privileged
 }
 
 // sharedDirectory is where mounts of a privileged pod propagate.
