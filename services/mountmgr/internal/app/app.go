@@ -83,6 +83,7 @@ func Run(ctx context.Context, o Options) error {
 		Prober: probe.New(self),
 	}
 	parts.Classic = classicNode(o, client, parts)
+	defer func() { _ = parts.Classic.Close() }()
 	mounts := manager.New(facts, parts)
 	if err := registry.Register(metrics.NewCollector(mounts)); err != nil {
 		return fmt.Errorf("register metrics: %w", err)

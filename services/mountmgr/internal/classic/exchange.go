@@ -43,21 +43,39 @@ type deposit struct {
 	node      *Node
 	mountID   string
 	mountPath string
+
+	mu sync.Mutex
+	// minor is the connection; 0 until the first is deposited.
+	minor uint32
+}
+
+func newDeposit(n *Node, target Target) *deposit {
+	return &deposit{node: n, mountID: target.MountID, mountPath: target.MountPath, minor: target.DeviceMinor}
 }
 
 // Get returns a duplicate.
-func (c deposit) Get(ctx context.Context) ([]byte, *os.File, error) {
+func (c *deposit) Get(ctx context.Context) ([]byte, *os.File, error) {
 	return c.node.parts.Vault.Get(ctx, c.mountID)
 }
 
 // Put notes which connection is mounted now: a client that makes its own mount
-// tells nobody its number.
-func (c deposit) Put(ctx context.Context, settings []byte, fuse *os.File) error {
+// tells nobody its number. It refuses another one than the first: a client that
+// found no keeper has mounted a second time.
+func (c *deposit) Put(ctx context.Context, settings []byte, fuse *os.File) error {
 	minor, err := kernelmount.Minor(c.mountPath)
 	if err != nil {
 		return err
 	}
-	return c.node.parts.Vault.Put(ctx, c.mountID, settings, minor, fuse)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.minor != 0 && c.minor != minor {
+		return fmt.Errorf("%s shows connection %d instead of %d: %w", c.mountPath, minor, c.minor, errdefs.ErrFailedPrecondition)
+	}
+	if err := c.node.parts.Vault.Put(ctx, c.mountID, settings, minor, fuse); err != nil {
+		return err
+	}
+	c.minor = minor
+	return nil
 }
 
 // open serves the exchange directory of a client, barred at first, or returns
@@ -79,7 +97,7 @@ func (n *Node) open(target Target) (*exchange, error) {
 	}
 	e := &exchange{directory: directory, podUID: target.Client.PodUID}
 	e.server, err = keeper.Listen(directory, keeper.Options{
-		Custody: deposit{node: n, mountID: target.MountID, mountPath: target.MountPath},
+		Custody: newDeposit(n, target),
 		Admits:  func(pid int) bool { return e.admits(pid, n.options.InPod) },
 		Tell:    e.note, Log: n.parts.Log,
 		Offering: func(pid int, fuse *os.File) {

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
@@ -34,8 +36,20 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
-// endTimeout bounds the wait for the end of processes that were killed.
-const endTimeout = 10 * time.Second
+const (
+	// endTimeout bounds the wait for the end of processes that were killed.
+	endTimeout = 10 * time.Second
+	// reconnectTimeout is how long a supervisor that runs may take to answer:
+	// the alternative would be to kill its client.
+	reconnectTimeout = 15 * time.Second
+	// answerTimeout is how long a client that serves may take to answer.
+	answerTimeout = 3 * time.Second
+	// reconnectInterval paces attempts to reach it.
+	reconnectInterval = 200 * time.Millisecond
+	// forgetDelay is how long the keeper of a deleted pod keeps who is left of
+	// it waiting, until kubelet has ended them.
+	forgetDelay = 2 * time.Minute
+)
 
 // Options are the fixed facts of the node and the installation.
 type Options struct {
@@ -73,6 +87,18 @@ func New(options Options, parts Parts) *Node {
 		options.InPod = inPod
 	}
 	return &Node{options: options, parts: parts, exchanges: make(map[string]*exchange)}
+}
+
+// Close ends all keepers; clients go on, and the next node takes them up.
+func (n *Node) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var failed error
+	for name, e := range n.exchanges {
+		failed = errors.Join(failed, e.server.Close(), e.directory.Close())
+		delete(n.exchanges, name)
+	}
+	return failed
 }
 
 // Start is one start of a client in a new mount pod.
@@ -164,10 +190,7 @@ func (n *Node) Reconnect(ctx context.Context, target Target) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := target.checkMount(); err != nil {
-		return nil, err
-	}
-	supervisor, err := n.takeUp(ctx, target, e)
+	supervisor, err := n.awaitTakeUp(ctx, target, e)
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +199,28 @@ func (n *Node) Reconnect(ctx context.Context, target Target) (*Session, error) {
 	e.know(supervisor)
 	session.follow(supervisor)
 	return session, nil
+}
+
+// awaitTakeUp tries again while the supervisor that is recorded runs and listens.
+func (n *Node) awaitTakeUp(ctx context.Context, target Target, e *exchange) (launcher.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
+	defer cancel()
+	ticker := time.NewTicker(reconnectInterval)
+	defer ticker.Stop()
+	for {
+		if err := target.checkMount(); err != nil {
+			return launcher.Process{}, err
+		}
+		supervisor, err := n.takeUp(ctx, target, e)
+		if err == nil || errdefs.IsUnavailable(err) || errdefs.IsPermissionDenied(err) || !target.Client.Launcher.Running() {
+			return supervisor, err
+		}
+		select {
+		case <-ctx.Done():
+			return launcher.Process{}, err
+		case <-ticker.C:
+		}
+	}
 }
 
 // takeUp deposits the connection of a client that has it, opens the gate and
@@ -188,14 +233,12 @@ func (n *Node) takeUp(ctx context.Context, target Target, e *exchange) (launcher
 		defer held.Close()
 		supervisor, err := n.identify(held.PID, target.Client)
 		if err == nil {
-			err = deposit{node: n, mountID: target.MountID, mountPath: target.MountPath}.Put(ctx, held.Settings, held.Fuse)
+			err = newDeposit(n, target).Put(ctx, held.Settings, held.Fuse)
 		}
 		e.server.Open(false)
 		return supervisor, err
 	case errdefs.IsNotFound(err):
-		// It was taken by somebody who then ended.
-		e.server.Open(false)
-		return n.returnHeld(ctx, target, e, socket)
+		return n.giveBack(ctx, target, e, socket)
 	case target.Client.Exchange != ownExchange(target.Client.PodUID):
 		return launcher.Process{}, err
 	case target.Client.Launcher.Running():
@@ -212,8 +255,16 @@ func (n *Node) identify(pid int, client store.Client) (launcher.Process, error) 
 	return launcher.Identify(int32(pid))
 }
 
-// returnHeld gives the vault's copy to a supervisor.
-func (n *Node) returnHeld(ctx context.Context, target Target, e *exchange, socket string) (launcher.Process, error) {
+// giveBack gives the vault's copy to a supervisor that holds none, when its
+// client serves: it was taken by somebody who then ended. A client that found no
+// keeper when it started waits for its own mount instead.
+func (n *Node) giveBack(ctx context.Context, target Target, e *exchange, socket string) (launcher.Process, error) {
+	answers, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if _, err := n.parts.Prober.Ready(answers, target.MountPath); err != nil {
+		return launcher.Process{}, fmt.Errorf("client of mount pod %s has no connection: %w (%w)", target.Client.PodName, errdefs.ErrUnavailable, err)
+	}
+	e.server.Open(false)
 	settings, fuse, err := n.parts.Vault.Get(ctx, target.MountID)
 	if err != nil {
 		return launcher.Process{}, err
@@ -235,12 +286,16 @@ func (n *Node) End(ctx context.Context, target Target) error {
 	}
 	e.server.Bar()
 	var failed error
-	for _, process := range e.all(target.Client.Launcher) {
+	processes := e.all(target.Client.Launcher)
+	if first, err := findInit(target.Client.PodUID, n.options.InPod); err == nil {
+		processes = append(processes, first) // One that never asked.
+	}
+	for _, process := range processes {
 		failed = errors.Join(failed, process.Signal(unix.SIGKILL))
 	}
 	ctx, cancel := context.WithTimeout(ctx, endTimeout)
 	defer cancel()
-	for _, process := range e.all(target.Client.Launcher) {
+	for _, process := range processes {
 		failed = errors.Join(failed, process.Wait(ctx))
 	}
 	return failed
@@ -269,7 +324,27 @@ func (n *Node) Delete(ctx context.Context, client store.Client, grace time.Durat
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
 		return fmt.Errorf("delete mount pod %s/%s: %w", n.options.Namespace, client.PodName, mountpod.Native(err))
 	}
+	time.AfterFunc(forgetDelay, func() { n.forget(client.Exchange) })
 	return n.deleteSecret(ctx, client)
+}
+
+// forget ends the keeper of a pod that is gone and removes its directory. Whoever
+// of it is still there must not be told that there is no connection.
+func (n *Node) forget(name string) {
+	n.mu.Lock()
+	e := n.exchanges[name]
+	delete(n.exchanges, name)
+	n.mu.Unlock()
+	if e == nil {
+		return
+	}
+	for _, process := range e.all(launcher.Process{}) {
+		_ = process.Signal(unix.SIGKILL) // It is gone as a rule.
+	}
+	// Links in it are removed and not followed.
+	if err := errors.Join(e.server.Close(), e.directory.Close(), os.RemoveAll(e.directory.Name())); err != nil {
+		n.parts.Log.Warn("remove exchange directory", logkeys.Path, e.directory.Name(), logkeys.Error, err)
+	}
 }
 
 // deleteSecret removes the credentials of a mount pod that is gone, unless pods

@@ -156,6 +156,25 @@ func TestAnAdoptedMountOutlivesWhatServesIt(t *testing.T) {
 			n.StartManager()
 			n.Kubelet.Signal(r.Client.PodUID, syscall.SIGKILL)
 		}, store.ModeClassic},
+		{"manager, and the container while it is away", func(t *testing.T, n *nodetest.Node, r store.Record) {
+			t.Helper()
+			n.StopManager()
+			socket := filepath.Join(n.ExchangeDir(), "pv-1-uuid", "fuse_fd_comm.1")
+			before, err := os.Stat(socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The next one finds no keeper, and waits for the mount that is its own.
+			n.Kubelet.Signal(r.Client.PodUID, syscall.SIGKILL)
+			n.Eventually("the client is started again", func() error {
+				now, err := os.Stat(socket)
+				if err == nil && os.SameFile(before, now) {
+					err = errors.New("its supervisor does not listen yet")
+				}
+				return err
+			})
+			n.StartManager()
+		}, ""},
 		{"pod, by its deletion", func(t *testing.T, n *nodetest.Node, r store.Record) {
 			t.Helper()
 			err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), r.Client.PodName, deleteOptions())

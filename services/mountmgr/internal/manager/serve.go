@@ -113,11 +113,11 @@ func (m *mount) ensureCustody(ctx context.Context) error {
 }
 
 func (m *mount) reconnect(ctx context.Context, client store.Client) (Session, error) {
-	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
-	defer cancel()
 	if client.Mode == store.ModeClassic {
 		return m.reconnectClassic(ctx, client)
 	}
+	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
+	defer cancel()
 	session, err := m.manager.Host.Reconnect(ctx, client)
 	if err != nil {
 		return nil, err

@@ -228,6 +228,7 @@ func (n *Node) StartManager() {
 		cancel()
 		<-done
 		_ = records.Close()
+		_ = parts.Classic.Close()
 	}
 	n.Eventually("the mount manager is ready", func() error { return n.Manager.Ready() })
 }
