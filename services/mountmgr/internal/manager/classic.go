@@ -177,6 +177,23 @@ func (m *mount) resumeClassic(ctx context.Context) bool {
 	return true
 }
 
+// cancelWithPod calls cancel as soon as the pod is not to run any more; it
+// returns when ctx ends.
+func (m *mount) cancelWithPod(ctx context.Context, podUID string, cancel func()) {
+	for {
+		state, changed := m.pod(podUID)
+		if state.gone || state.deleting || state.failure != nil {
+			cancel()
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // mayBeFound tells of a connection that is not in the vault whether a client may
 // still be found that holds it.
 func (m *mount) mayBeFound() bool {

@@ -74,6 +74,9 @@ func (m *mount) restartedInPlace(ctx context.Context) bool {
 		return false
 	}
 	client := &runningClient{Client: m.snapshot().Client, session: m.session}
+	if client.Mode == store.ModeClassic { // Kubelet restarts it, but not in a pod that is being deleted.
+		go m.cancelWithPod(ctx, client.PodUID, cancel)
+	}
 	if _, err := client.await(ctx, false); err != nil {
 		m.log.WarnContext(ctx, "client not restarted in its mount pod", logkeys.Error, err)
 		return false
