@@ -262,7 +262,8 @@ func (n *Node) giveBack(ctx context.Context, target Target, e *exchange, socket 
 	answers, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	if _, err := n.parts.Prober.Ready(answers, target.MountPath); err != nil {
-		return launcher.Process{}, fmt.Errorf("client of mount pod %s has no connection: %w (%w)", target.Client.PodName, errdefs.ErrUnavailable, err)
+		return launcher.Process{}, fmt.Errorf("client of mount pod %s has no connection: %w (%w)",
+			target.Client.PodName, errdefs.ErrUnavailable, err)
 	}
 	e.server.Open(false)
 	settings, fuse, err := n.parts.Vault.Get(ctx, target.MountID)

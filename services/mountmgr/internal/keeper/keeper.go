@@ -83,6 +83,7 @@ type Server struct {
 	options  Options
 	listener *net.UnixListener
 	null     *os.File
+	running  sync.WaitGroup
 	stop     context.CancelFunc
 	// lifetime ends with Close.
 	lifetime context.Context //nolint:containedctx // It is the life of goroutines that connections start.
@@ -116,7 +117,7 @@ func Listen(directory *os.File, options Options) (*Server, error) {
 	s := &Server{
 		options: options, listener: listener, null: null, stop: stop, lifetime: ctx, gate: make(chan struct{}),
 	}
-	go s.accept()
+	s.running.Go(s.accept)
 	return s, nil
 }
 
@@ -168,7 +169,9 @@ func (s *Server) Bar() {
 // Close ends the server; the socket file stays, for the next one to replace.
 func (s *Server) Close() error {
 	s.stop()
-	return errors.Join(s.listener.Close(), s.null.Close())
+	err := s.listener.Close()
+	s.running.Wait()
+	return errors.Join(err, s.null.Close())
 }
 
 func (s *Server) accept() {
@@ -182,12 +185,14 @@ func (s *Server) accept() {
 			<-time.After(acceptPause) // Out of descriptors: do not spin.
 			continue
 		}
-		go func() {
+		s.running.Go(func() {
 			defer conn.Close() //nolint:errcheck // one exchange a connection
+			stop := context.AfterFunc(s.lifetime, func() { _ = conn.Close() })
+			defer stop()
 			if err := s.exchange(conn); err != nil && s.lifetime.Err() == nil {
 				s.options.Log.Warn("exchange with a client's supervisor", logkeys.Error, err)
 			}
-		}()
+		})
 	}
 }
 

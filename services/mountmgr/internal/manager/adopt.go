@@ -101,6 +101,11 @@ func (m *Manager) recordAdopted(ctx context.Context, found classic.Mount) error 
 			return each.adoptAnew(found)
 		}
 	}
+	// What its client would tell, if it does not tell it.
+	request, err := m.Store.InitRequest(m.initKey(found.Image, found.Kernel.WritebackCache))
+	if err != nil {
+		return err
+	}
 	inputs := found.Inputs
 	inputs.Config, inputs.Defaults = config, m.options.Defaults
 	inputs.Node = volume.Object{Name: m.options.Node, Labels: m.options.NodeLabels}
@@ -114,7 +119,7 @@ func (m *Manager) recordAdopted(ctx context.Context, found classic.Mount) error 
 		ID: id, State: lifecycle.Serving, StateSince: now, CreatedAt: found.Client.StartedAt, BootID: m.options.BootID,
 		Inputs: inputs, Image: found.Image, UniqueID: volume.SafeID(found.UniqueID), ShareMode: m.shareMode(found),
 		FileSystem: found.FileSystem, FileSystemUUID: found.UUID, ReadOnly: isReadOnly(found.Options),
-		MountPath: found.MountPath, DeviceMinor: found.DeviceMinor,
+		MountPath: found.MountPath, DeviceMinor: found.DeviceMinor, InitRequest: request,
 		Client: found.Client, References: found.References,
 		Adopted: &store.Adopted{Options: found.Options, Kernel: found.Kernel},
 	}

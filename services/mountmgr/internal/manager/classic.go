@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
@@ -213,6 +214,16 @@ func (m *mount) isServedByOthers(ctx context.Context) bool {
 	defer cancel()
 	_, err := m.manager.Prober.Ready(ctx, record.MountPath)
 	return err == nil
+}
+
+// checkRequest fails for a classic client whose connection's INIT request is not
+// known: its successor would take the first request for it.
+func checkRequest(client store.Client, request []byte) error {
+	if client.Mode == store.ModeClassic && len(request) == 0 {
+		return fmt.Errorf("client %s of mount pod %s does not tell how its connection was set up, so none can take it over: "+
+			"delete the application pods that use it: %w", client.Version, client.PodName, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // awaitClientEnd returns when a client has surely ended, so that another one may

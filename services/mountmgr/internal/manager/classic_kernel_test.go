@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
@@ -265,4 +267,38 @@ func TestAPublishInAClassicPod(t *testing.T) {
 	if err != nil || len(secrets.Items) > 0 {
 		t.Errorf("%d Secrets are left, %v", len(secrets.Items), err)
 	}
+}
+
+// TestAClientWithoutAKeeperIsAdopted: as clients before 1.2.1 are.
+func TestAClientWithoutAKeeperIsAdopted(t *testing.T) {
+	n := nodetest.NewNode(t)
+	target := n.Target("pv-1")
+	pod := n.StartForeignMount("pv-1", nodetest.Image, target, func(pod *corev1.Pod) {
+		container := &pod.Spec.Containers[0]
+		container.Env = container.Env[:2]
+		container.VolumeMounts = slices.DeleteFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/tmp" })
+	})
+	record := adopted(t, n)
+	write(t, n, filepath.Join(target, "f"), "hello")
+	n.StopManager()
+	n.StopVault()
+	n.StartVault()
+	n.StartManager()
+	n.Eventually("the mount serves with both copies of its descriptor", func() error {
+		return errors.Join(servedAs(t, n, record.ID, store.ModeClassic), n.Held(record.ID))
+	})
+	_, last := upgrade(t, n, record.ID, manager.UpgradeRequest{})
+	if last.Phase != store.UpgradeRolledBack || !strings.Contains(last.Message, "how its connection was set up") {
+		t.Errorf("an upgrade ended as %s: %s", last.Phase, last.Message)
+	}
+	if err := read(n, filepath.Join(target, "f"), "hello"); err != nil {
+		t.Error(err)
+	}
+	if !n.Kubelet.Running(string(pod.UID)) {
+		t.Error("its pod has ended")
+	}
+	if err := n.Manager.Unpublish(t.Context(), target); err != nil {
+		t.Fatal(err)
+	}
+	n.Eventually("the mount is gone", func() error { return nothingLeft(n, record) })
 }

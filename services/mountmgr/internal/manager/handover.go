@@ -105,6 +105,9 @@ func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
 		return nil, err
 	}
 	defer func() { _ = fuse.Close() }()
+	if err := checkRequest(m.snapshot().Client, request); err != nil {
+		return nil, err
+	}
 	successor, err := m.launch(ctx, clientStart{
 		settings: settings, fuse: fuse, successor: true,
 		start: &launchv1.Start{

@@ -101,10 +101,13 @@ func (m *mount) replaceClient(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = fuse.Close() }()
+	old := m.snapshot().Client
+	if err := checkRequest(old, request); err != nil {
+		return err
+	}
 	if err := m.dropSuccessor(ctx); err != nil {
 		return err
 	}
-	old := m.snapshot().Client
 	if err := m.awaitClientEnd(ctx, old, endPatience); err != nil {
 		return err
 	}

@@ -104,7 +104,11 @@ func (m *mount) startOnce(ctx context.Context, settings volume.Settings, acceptU
 
 // initKey names what decides the INIT request of a connection.
 func (m *mount) initKey(settings volume.Settings) string {
-	return fmt.Sprintf("%s|%s|writeback_cache=%t", m.manager.options.KernelRelease, settings.Pod.Image, settings.Kernel.WritebackCache)
+	return m.manager.initKey(settings.Pod.Image, settings.Kernel.WritebackCache)
+}
+
+func (m *Manager) initKey(image string, writebackCache bool) string {
+	return fmt.Sprintf("%s|%s|writeback_cache=%t", m.options.KernelRelease, image, writebackCache)
 }
 
 // learn remembers the INIT request of the connection and of its kind.

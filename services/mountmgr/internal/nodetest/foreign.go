@@ -15,8 +15,9 @@ import (
 
 // StartForeignMount makes volume name as the existing driver has it on a node:
 // PersistentVolume, Secret, a privileged mount pod with a script, and the mount
-// at the target. The driver itself is gone: only its socket file is left.
-func (n *Node) StartForeignMount(name, image, target string) *corev1.Pod {
+// at the target. The driver itself is gone: only its socket file is left. changes
+// are made to the pod first.
+func (n *Node) StartForeignMount(name, image, target string, changes ...func(*corev1.Pod)) *corev1.Pod {
 	n.tb.Helper()
 	exchange, mountPath := filepath.Join(n.ExchangeDir(), name+"-uuid"), filepath.Join(n.MountRoot(), name+"-abcdef")
 	for _, dir := range []string{exchange, mountPath, target} {
@@ -26,7 +27,11 @@ func (n *Node) StartForeignMount(name, image, target string) *corev1.Pod {
 	}
 	n.leaveSocket(filepath.Join(exchange, "fuse_fd_csi_comm.sock"))
 	n.createForeignObjects(name)
-	pod, err := n.Kubelet.Client.CoreV1().Pods(Namespace).Create(n.tb.Context(), n.foreignPod(name, image, target), metav1.CreateOptions{})
+	built := n.foreignPod(name, image, target)
+	for _, change := range changes {
+		change(built)
+	}
+	pod, err := n.Kubelet.Client.CoreV1().Pods(Namespace).Create(n.tb.Context(), built, metav1.CreateOptions{})
 	if err != nil {
 		n.tb.Fatal(err)
 	}
