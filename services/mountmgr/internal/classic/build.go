@@ -111,7 +111,8 @@ func script(s Start) string {
 		if s.SkipStages || strings.HasSuffix(stage.Argv[0], "/jfs-launch") {
 			continue // A stage of jfs-launch, which is not in this pod.
 		}
-		line := quoteAll(stage.Argv)
+		// The directory of a new volume is for applications of any user.
+		line := "(umask 000; " + quoteAll(stage.Argv) + ")"
 		if len(stage.IgnoreOutput) > 0 {
 			line += " || true" // What may be overlooked there is judged by its output.
 		}

@@ -41,8 +41,9 @@ func parseScript(script string) (command, error) {
 			}
 			return found, nil
 		}
-		if len(words) > 1 && (words[1] == "format" || words[1] == "auth") {
-			found.format = words
+		at := slices.IndexFunc(words, func(word string) bool { return word == "format" || word == "auth" })
+		if at > 0 {
+			found.format = words[at-1:]
 		}
 	}
 	return command{}, fmt.Errorf("the mount pod's command holds no mount.juicefs: %w", errdefs.ErrInvalidArgument)

@@ -88,6 +88,8 @@ func runStages(ctx context.Context, spec *launchv1.Spec, options ExecOptions) (s
 		defer cancel()
 		log.Close(flush.Done())
 	}()
+	// The directory of a new volume is for applications of any user.
+	defer unix.Umask(unix.Umask(0))
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := runner{processes: process.NewTable(options.ReapOrphans), own: options.Environment, log: log}
