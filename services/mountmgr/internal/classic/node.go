@@ -203,7 +203,8 @@ func (n *Node) Reconnect(ctx context.Context, target Target) (*Session, error) {
 	return session, nil
 }
 
-// awaitTakeUp tries again while the supervisor that is recorded runs and listens.
+// awaitTakeUp tries again while the supervisor that is recorded runs and listens,
+// or while a client serves whose connection nobody holds yet.
 func (n *Node) awaitTakeUp(ctx context.Context, target Target, e *exchange) (launcher.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
 	defer cancel()
@@ -214,16 +215,19 @@ func (n *Node) awaitTakeUp(ctx context.Context, target Target, e *exchange) (lau
 			return launcher.Process{}, err
 		}
 		supervisor, err := n.takeUp(ctx, target, e)
-		if err == nil || errdefs.IsUnavailable(err) || errdefs.IsPermissionDenied(err) || !target.Client.Launcher.Running() {
+		if err == nil || isFinal(err) || !errdefs.IsNotFound(err) && !target.Client.Launcher.Running() {
 			return supervisor, err
 		}
 		select {
 		case <-ctx.Done():
+			e.server.Settle()
 			return launcher.Process{}, err
 		case <-ticker.C:
 		}
 	}
 }
+
+func isFinal(err error) bool { return errdefs.IsUnavailable(err) || errdefs.IsPermissionDenied(err) }
 
 // takeUp deposits the connection of a client that has it, opens the gate and
 // returns the client's supervisor. The gate is opened for nobody else: a
@@ -267,8 +271,10 @@ func (n *Node) giveBack(ctx context.Context, target Target, e *exchange, socket 
 		return launcher.Process{}, fmt.Errorf("client of mount pod %s has no connection: %w (%w)",
 			target.Client.PodName, errdefs.ErrUnavailable, err)
 	}
-	e.server.Open(false)
 	settings, fuse, err := n.parts.Vault.Get(ctx, target.MountID)
+	// A client that has just begun to serve may be about to give its connection
+	// to its supervisor, which asks the keeper then and waits for its answer.
+	e.server.Open(errdefs.IsNotFound(err))
 	if err != nil {
 		return launcher.Process{}, err
 	}

@@ -156,6 +156,13 @@ func (s *Server) Open(fresh bool) {
 	}
 }
 
+// Settle ends the time in which a client is told to make the connection.
+func (s *Server) Settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fresh = false
+}
+
 // Bar keeps everybody waiting from now on.
 func (s *Server) Bar() {
 	s.mu.Lock()
