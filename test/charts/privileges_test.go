@@ -85,7 +85,8 @@ func TestHostAccess(t *testing.T) {
 		"juicefs-csi-controller": nil,
 		"juicefs-csi-dashboard":  nil,
 		"juicefs-csi-mountmgr": {
-			"/run/juicefs-csi", "/var/jfsCache", "/var/lib/juicefs-csi", "/var/lib/juicefs/volume", "/var/lib/kubelet", "pid",
+			"/run/juicefs-csi", "/var/jfsCache", "/var/lib/juicefs-csi", "/var/lib/juicefs/volume", "/var/lib/kubelet",
+			"/var/run/juicefs-csi", "pid",
 		},
 		"juicefs-csi-node": {
 			"/run/juicefs-csi/mountmgr", "/var/lib/kubelet/csi-plugins/csi.juicefs.com", "/var/lib/kubelet/plugins_registry",

@@ -28,6 +28,7 @@ import (
 )
 
 const usage = `usage: jfs-launch serve --socket=PATH [--pass-env=NAME,...] [--termination-log=FILE] [--log=FILE]
+       jfs-launch classic --spec=FILE [--pass-env=NAME,...] [--termination-log=FILE]
        jfs-launch copy --image=IMAGE DIRECTORY
        jfs-launch install DIRECTORY
        jfs-launch expand PROGRAM [ARGUMENT | --FLAG=${NAME}]...
@@ -55,7 +56,7 @@ func run(arguments []string) int {
 		return 2
 	}
 	commands := map[string]func([]string) (int, error){
-		"serve": serve, "install": install, "expand": expand, "reach": reach, "remove": remove, "version": printVersion,
+		"serve": serve, "classic": classic, "install": install, "expand": expand, "reach": reach, "remove": remove, "version": printVersion,
 		"copy": copyClient, "enter": enter,
 	}
 	command, known := commands[arguments[0]]
@@ -152,13 +153,9 @@ func remove(arguments []string) (int, error) {
 	if err := options.Validate(); err != nil {
 		return 2, err
 	}
-	data, err := os.ReadFile(options.SpecFile)
+	spec, err := readSpec(options.SpecFile)
 	if err != nil {
 		return 1, err
-	}
-	spec := new(launchv1.Spec)
-	if err := protojson.Unmarshal(data, spec); err != nil {
-		return 1, fmt.Errorf("%s does not hold a spec in JSON", options.SpecFile) // the text may quote a secret
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
@@ -166,6 +163,41 @@ func remove(arguments []string) (int, error) {
 		return 1, err
 	}
 	return 0, nil
+}
+
+// classic runs a client that mounts by itself and is its own supervisor.
+func classic(arguments []string) (int, error) {
+	options := launch.ExecOptions{
+		Environment: os.Environ(),
+		ReapOrphans: os.Getpid() == 1,
+		Output:      os.Stdout,
+		Logger:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	}
+	flags := flag.NewFlagSet("classic", flag.ContinueOnError)
+	options.AddFlags(flags)
+	if err := flags.Parse(arguments); err != nil {
+		return 2, nil //nolint:nilerr // flags has said why
+	}
+	if err := options.Validate(); err != nil {
+		return 2, err
+	}
+	spec, err := readSpec(options.SpecFile)
+	if err != nil {
+		return 1, err
+	}
+	return 1, launch.Exec(context.Background(), spec, options)
+}
+
+func readSpec(path string) (*launchv1.Spec, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	spec := new(launchv1.Spec)
+	if err := protojson.Unmarshal(data, spec); err != nil {
+		return nil, fmt.Errorf("%s does not hold a spec in JSON", path) // the text may quote a secret
+	}
+	return spec, nil
 }
 
 func install(arguments []string) (int, error) {

@@ -19,6 +19,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/task"
 	"github.com/juicefs-csi/driver/libs/volume"
 	mountmgrv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/mountmgr/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch"
@@ -95,6 +96,10 @@ func Run(ctx context.Context, o Options) error {
 		Prober: prober,
 		Spares: spare.New(o.spares(), records, pods, log),
 	}
+	if client != nil {
+		parts.Classic = classicNode(o, client, parts)
+		defer func() { _ = parts.Classic.Close() }()
+	}
 	learned.complete(&parts)
 	if watch.events != nil {
 		parts.Events = watch.events
@@ -104,6 +109,15 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return serve(ctx, o, learned, mounts, watch, registry, log)
+}
+
+func classicNode(o Options, client kubernetes.Interface, parts manager.Parts) *classic.Node {
+	return classic.New(
+		classic.Options{
+			Node: o.NodeName, Namespace: o.MountNamespace, MountRoot: o.MountRoot, ExchangeDir: o.ExchangeDir, Launcher: o.launcher(),
+		},
+		classic.Parts{Client: client, Vault: parts.Vault, Prober: parts.Prober, Log: parts.Log},
+	)
 }
 
 func serve(
@@ -158,7 +172,7 @@ func nodeFacts(o Options, env environment, config func() (volume.Config, error))
 	}
 	return manager.Options{
 		Mode: o.clientMode(), Node: o.NodeName, KubeletDir: o.KubeletDir, LauncherDir: o.LauncherDir, CacheRoots: o.cacheRoots(),
-		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]),
+		BootID: bootID, KernelRelease: unix.ByteSliceToString(name.Release[:]), ClassicPods: o.MountPods == classicPods,
 		ReconcileInterval: o.ReconcilerInterval, Defaults: o.defaults(env.shareMode), Config: config,
 	}, nil
 }

@@ -47,6 +47,10 @@ type Options struct {
 	EnterpriseImage     string
 	MountServiceAccount string
 	MountPriorityClass  string
+	// MountPods is unprivileged or classic, and ExchangeDir where classic ones
+	// exchange descriptors.
+	MountPods   string
+	ExchangeDir string
 
 	MountMode         string
 	ProcessDir        string
@@ -71,6 +75,12 @@ const (
 
 // serviceAccountDir is where a pod finds its service account.
 const serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+// The kinds of mount pods that --mount-pods names.
+const (
+	unprivilegedPods = "unprivileged"
+	classicPods      = "classic"
+)
 
 // AddFlags registers the flags with their defaults.
 func (o *Options) AddFlags(fs *pflag.FlagSet) {
@@ -108,6 +118,20 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.KubeletCA, "kubelet-ca", serviceAccountDir+"/ca.crt", "authorities that may have signed kubelet's certificate")
 	fs.DurationVar(&o.ReconcilerInterval, "reconciler-interval", nodepods.MinInterval,
 		"how often to ask for the pods of the node, at least 5s")
+	fs.StringVar(&o.MountPods, "mount-pods", unprivilegedPods,
+		"kind of new mount pods: unprivileged; or classic, as the existing driver has them, to move back to it")
+	fs.StringVar(&o.ExchangeDir, "exchange-dir", "/var/run/juicefs-csi",
+		"host directory in which classic mount pods exchange descriptors, also those of the existing driver")
+}
+
+func (o *Options) checkMountPods() error {
+	switch {
+	case o.MountPods != unprivilegedPods && o.MountPods != classicPods:
+		return fmt.Errorf("%q is neither %s nor %s", o.MountPods, unprivilegedPods, classicPods)
+	case o.MountPods == classicPods && o.MountMode == modeProcess:
+		return fmt.Errorf("%s are no processes: set --mount-mode=%s", classicPods, modePod)
+	}
+	return nil
 }
 
 // Validate reports every fault at once, each naming its flag.
@@ -131,6 +155,9 @@ func (o *Options) Validate() error {
 	if err := o.launcher().Check(); err != nil {
 		faults = multierror.Append(faults, fmt.Errorf("--launcher-source, --launcher-image: %w", err))
 	}
+	if err := o.checkMountPods(); err != nil {
+		faults = multierror.Append(faults, fmt.Errorf("--mount-pods: %w", err))
+	}
 	required := []struct{ flag, value string }{
 		{"--node-name", o.NodeName}, {"--driver-name", o.DriverName}, {"--mount-namespace", o.MountNamespace},
 		{"--ce-mount-image", o.CommunityImage},
@@ -145,7 +172,7 @@ func (o *Options) Validate() error {
 		{"--kubelet-dir", o.KubeletDir}, {"--vault", o.VaultSocket}, {"--config", o.ConfigFile}, {"--state-dir", o.StateDir},
 		{"--private-dir", o.PrivateDir}, {"--launcher-binary", o.LauncherBinary}, {"--launcher-dir", o.LauncherDir},
 		{"--mount-dir", o.MountRoot}, {"--cache-dir", o.CacheDir}, {"--host-root", o.HostRoot}, {"--kubelet-ca", o.KubeletCA},
-		{"--process-dir", o.ProcessDir}, {"--client-dir", o.ClientDir},
+		{"--process-dir", o.ProcessDir}, {"--client-dir", o.ClientDir}, {"--exchange-dir", o.ExchangeDir},
 	}
 	for _, p := range paths {
 		if !filepath.IsAbs(p.value) || filepath.Clean(p.value) != p.value {

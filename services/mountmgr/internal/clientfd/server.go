@@ -28,12 +28,6 @@ const (
 	// sendTimeout bounds a send to a client, which is one small packet.
 	sendTimeout = 2 * time.Second
 	acceptPause = 100 * time.Millisecond
-	// receiveSize is more than the longest settings of any client.
-	receiveSize = 256
-	// receiveFiles is more than a client ever sends.
-	receiveFiles = 4
-	// noSettings stands for settings that nobody knows yet.
-	noSettings = "FUSE"
 )
 
 // Served tells that a client gave the descriptor back: it serves.
@@ -217,14 +211,13 @@ func (s *Server) exchange(conn *net.UnixConn) error {
 	if err := s.offer(conn); err != nil {
 		return err
 	}
-	data := make([]byte, receiveSize)
-	control := make([]byte, unix.CmsgSpace(receiveFiles*4))
-	count, controlCount, _, _, err := conn.ReadMsgUnix(data, control)
-	if err != nil || count == 0 {
+	payload, files, err := Receive(conn)
+	if err != nil || len(payload) == 0 {
 		return nil //nolint:nilerr // it asked only, and has closed the connection
 	}
-	if closeRights(control[:controlCount]) > 0 && string(data[:count]) != "CLOSE" {
-		s.returned(pid, data[:count])
+	CloseFiles(files) // The one that comes back is the one that was sent.
+	if len(files) > 0 && string(payload) != Closed {
+		s.returned(pid, payload)
 	}
 	return nil
 }
@@ -246,17 +239,10 @@ func (s *Server) offer(conn *net.UnixConn) error {
 		return err
 	}
 	defer file.Close()
-	if len(settings) == 0 {
-		settings = []byte(noSettings)
-	}
 	if err := conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return fmt.Errorf("offer descriptor: %w", err)
 	}
-	rights := unix.UnixRights(int(s.null.Fd()), int(file.Fd()))
-	if _, _, err := conn.WriteMsgUnix(settings, rights, nil); err != nil {
-		return fmt.Errorf("offer descriptor: %w", err)
-	}
-	return nil
+	return Offer(conn, settings, s.null, file)
 }
 
 // returned takes note that the client serves.
@@ -278,41 +264,12 @@ func (s *Server) returned(pid int, settings []byte) {
 
 // peer returns the process at the other end, which must run as our user.
 func peer(conn *net.UnixConn) (int, error) {
-	raw, err := conn.SyscallConn()
+	credentials, err := PeerCredentials(conn)
 	if err != nil {
-		return 0, fmt.Errorf("read peer credentials: %w", err)
-	}
-	var credentials *unix.Ucred
-	var result error
-	err = raw.Control(func(descriptor uintptr) {
-		credentials, result = unix.GetsockoptUcred(int(descriptor), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err = errors.Join(err, result); err != nil {
-		return 0, fmt.Errorf("read peer credentials: %w", err)
+		return 0, err
 	}
 	if int(credentials.Uid) != os.Geteuid() {
 		return 0, fmt.Errorf("peer runs as user %d", credentials.Uid)
 	}
 	return int(credentials.Pid), nil
-}
-
-// closeRights closes every descriptor of control and returns how many there
-// were. The one that comes back is the one that was sent.
-func closeRights(control []byte) int {
-	count := 0
-	messages, err := unix.ParseSocketControlMessage(control)
-	if err != nil {
-		return 0
-	}
-	for _, message := range messages {
-		descriptors, err := unix.ParseUnixRights(&message)
-		if err != nil {
-			continue
-		}
-		for _, descriptor := range descriptors {
-			unix.Close(descriptor) //nolint:errcheck // nothing was written through it
-		}
-		count += len(descriptors)
-	}
-	return count
 }

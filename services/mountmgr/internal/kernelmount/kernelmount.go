@@ -48,7 +48,7 @@ func Mount(path string, options volume.KernelMount) (*os.File, uint32, error) {
 	if err := unix.Mount(options.Source, path, FSType, options.Flags, mountData(fd, options)); err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("mount %s: %w", path, err), file.Close(), os.Remove(path))
 	}
-	minor, err := deviceMinor(path)
+	minor, err := Minor(path)
 	if err != nil {
 		return nil, 0, errors.Join(err, file.Close(), Remove(path))
 	}
@@ -69,7 +69,9 @@ func mountData(fd int, options volume.KernelMount) string {
 	return strings.Join(data, ",")
 }
 
-func deviceMinor(path string) (uint32, error) {
+// Minor returns the device number of the JuiceFS mount at path, without asking
+// its client; errdefs.ErrNotFound when nothing is mounted there.
+func Minor(path string) (uint32, error) {
 	entry, err := mountinfo.ByPath(path)
 	if err != nil {
 		return 0, fmt.Errorf("find the mount at %s: %w", path, err)
@@ -110,6 +112,31 @@ func RemoveUnused(path string) error {
 // DetachAll takes away everything that is mounted at path and leaves the directory
 // or file.
 func DetachAll(path string) error { return detachAll(path) }
+
+// Uncover takes away other JuiceFS mounts that cover the one of this device at
+// path. What it does not know it leaves alone.
+func Uncover(path string, minor uint32) error {
+	entries, err := mountinfo.ByDevice(0, minor)
+	if err != nil {
+		return fmt.Errorf("look for a mount at %s: %w", path, err)
+	}
+	if !slices.ContainsFunc(entries, func(e mountinfo.Entry) bool { return e.Path == path }) {
+		return nil
+	}
+	for range stackLimit {
+		entry, err := mountinfo.ByPath(path)
+		if err != nil {
+			return fmt.Errorf("look for a mount at %s: %w", path, err)
+		}
+		if entry.FSType != FSType || entry.Minor == minor {
+			return nil
+		}
+		if err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("unmount what covers %s: %w", path, err)
+		}
+	}
+	return nil
+}
 
 // stackLimit bounds how many mounts are taken from one path: a limit for a
 // caller that stacks faster than we take away.

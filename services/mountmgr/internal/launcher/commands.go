@@ -93,7 +93,7 @@ func (s *Session) HandOff(ctx context.Context, timeout time.Duration) (State, er
 	if !message.GetHandOff().GetHasState() || len(files) == 0 {
 		return nil, nil
 	}
-	return readState(files[0])
+	return ReadState(files[0])
 }
 
 // Borrow returns the settings and a duplicate of the FUSE descriptor, which
@@ -135,9 +135,9 @@ func isFuseDevice(file *os.File) bool {
 	return err == nil && stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == unix.Mkdev(fuseMajor, fuseMinor)
 }
 
-// readState copies a state file. Only a regular file is read: anything else
+// ReadState copies a state file. Only a regular file is read: anything else
 // could make us wait.
-func readState(file *os.File) (State, error) {
+func ReadState(file *os.File) (State, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
 		return nil, fmt.Errorf("stat state file: %w", err)

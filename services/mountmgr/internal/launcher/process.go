@@ -28,8 +28,8 @@ const startTicksField = 19
 // context.
 const pollStep = 50 * time.Millisecond
 
-// Identify names the process with a process id that the caller knows to be its:
-// a child that was not waited for, or a peer that is connected.
+// Identify names the process with a process id that is known to run now: a child
+// that was not waited for, a peer that is connected, or one that was just found.
 func Identify(pid int32) (Process, error) {
 	ticks, err := startTicks(pid)
 	return Process{PID: pid, StartTicks: ticks}, err
@@ -69,19 +69,6 @@ func (p Process) Open() (*os.File, error) {
 	return os.NewFile(uintptr(pidfd), "pidfd"), nil
 }
 
-// Signal sends a signal to the process; one that has ended is no error.
-func (p Process) Signal(signal unix.Signal) error {
-	file, err := p.Open()
-	if err != nil || file == nil {
-		return err
-	}
-	defer func() { _ = file.Close() }()
-	if err := unix.PidfdSendSignal(int(file.Fd()), signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("signal process %d: %w", p.PID, err)
-	}
-	return nil
-}
-
 // AwaitEnd waits until the process and, since it is PID 1 of its namespace,
 // all that it has started are gone: only then is nobody left who could answer a
 // request. When patience is over it is killed; context.DeadlineExceeded when
@@ -116,6 +103,82 @@ func (p Process) AwaitEnd(ctx context.Context, patience time.Duration) error {
 		return fmt.Errorf("jfs-launch (process %d) does not end: %w", p.PID, ctx.Err())
 	}
 	return nil
+}
+
+// Wait returns when the process is gone, or ctx ends.
+func (p Process) Wait(ctx context.Context) error {
+	pidfd, err := p.open()
+	if err != nil || pidfd < 0 {
+		return err
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if !awaitEnd(ctx, pidfd) {
+		return fmt.Errorf("process %d does not end: %w", p.PID, ctx.Err())
+	}
+	return nil
+}
+
+// Running tells whether the process is there.
+func (p Process) Running() bool {
+	pidfd, err := p.open()
+	if err != nil || pidfd < 0 {
+		return false
+	}
+	_ = unix.Close(pidfd)
+	return true
+}
+
+// Signal sends a signal; a process that is gone is no error.
+func (p Process) Signal(signal unix.Signal) error {
+	pidfd, err := p.open()
+	if err != nil || pidfd < 0 {
+		return err
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	if err := unix.PidfdSendSignal(pidfd, signal, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.PID, err)
+	}
+	return nil
+}
+
+// File returns a duplicate of a descriptor of the process, which the caller
+// owns.
+func (p Process) File(descriptor int) (*os.File, error) {
+	pidfd, err := p.open()
+	if err != nil {
+		return nil, err
+	}
+	if pidfd < 0 {
+		return nil, fmt.Errorf("process %d: %w", p.PID, os.ErrProcessDone)
+	}
+	defer func() { _ = unix.Close(pidfd) }()
+	duplicate, err := unix.PidfdGetfd(pidfd, descriptor, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate descriptor %d of process %d: %w", descriptor, p.PID, err)
+	}
+	return os.NewFile(uintptr(duplicate), "duplicate"), nil
+}
+
+// open returns a pidfd, which is negative when the process is gone or has
+// ended and only waits for its parent.
+func (p Process) open() (int, error) {
+	if p.PID == 0 {
+		return -1, nil
+	}
+	pidfd, err := unix.PidfdOpen(int(p.PID), 0)
+	if errors.Is(err, unix.ESRCH) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open process %d: %w", p.PID, err)
+	}
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	count, _ := unix.Poll(fds, 0)
+	if now, err := Identify(p.PID); err != nil || now != p || count > 0 {
+		_ = unix.Close(pidfd)
+		return -1, nil //nolint:nilerr // It is gone, or its number belongs to another process.
+	}
+	return pidfd, nil
 }
 
 // awaitEnd returns false when ctx ends before the process does.

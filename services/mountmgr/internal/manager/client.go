@@ -33,7 +33,7 @@ type clientStart struct {
 // runningClient is a client whose jfs-launch we speak to.
 type runningClient struct {
 	store.Client
-	session *launcher.Session
+	session Session
 }
 
 // launchOnce starts the client in a spare mount pod or, without one that fits,
@@ -42,6 +42,12 @@ type runningClient struct {
 func (m *mount) launchOnce(ctx context.Context, s clientStart) (*runningClient, error) {
 	s.settings = m.shape(s.settings)
 	if err := m.manager.options.CacheRoots.Prepare(s.settings.Pod); err != nil {
+		return nil, err
+	}
+	if m.manager.wantsClassic(s.settings) {
+		return m.launchClassic(ctx, s)
+	}
+	if err := m.manager.checkClassic(s.settings); err != nil {
 		return nil, err
 	}
 	shape := m.manager.Spares.Use(s.settings)
@@ -183,6 +189,9 @@ func (m *mount) deletePod(ctx context.Context, client store.Client) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteTimeout)
 	defer cancel()
+	if client.Mode == store.ModeClassic {
+		return m.deleteClassic(ctx, client)
+	}
 	return m.manager.Host.Delete(ctx, client, 0)
 }
 

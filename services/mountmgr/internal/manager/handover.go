@@ -89,7 +89,7 @@ func (m *mount) dropSuccessor(ctx context.Context) error {
 	if err := m.deletePod(ctx, *left); err != nil {
 		return err
 	}
-	if err := left.Launcher.AwaitEnd(ctx, 0); err != nil {
+	if err := m.awaitClientEnd(ctx, *left, 0); err != nil {
 		return err
 	}
 	return m.update(func(r *store.Record) error { r.Successor = nil; return nil })
@@ -108,6 +108,9 @@ func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
 		return nil, err
 	}
 	defer func() { _ = fuse.Close() }()
+	if err := checkRequest(m.snapshot().Client, request); err != nil {
+		return nil, err
+	}
 	successor, err := m.launch(ctx, clientStart{
 		settings: settings, fuse: fuse, successor: true,
 		start: &launchv1.Start{

@@ -74,6 +74,9 @@ func (h Hosts) Delete(ctx context.Context, client store.Client, grace time.Durat
 
 // Annotate asks the host of the client.
 func (h Hosts) Annotate(ctx context.Context, client store.Client, annotations map[string]*string) error {
+	if client.Mode == store.ModeClassic {
+		client.Mode = store.ModePod // They differ for their clients alone.
+	}
 	host, err := h.of(client)
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/cachedir"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
@@ -45,6 +46,8 @@ type Options struct {
 	KernelRelease string
 	// Mode is where new clients run.
 	Mode store.ClientMode
+	// ClassicPods runs every client as the existing driver does.
+	ClassicPods bool
 	// ReconcileInterval paces the looks at the pods of the node; 0 for 10 s.
 	ReconcileInterval time.Duration
 	Defaults          volume.Defaults
@@ -60,6 +63,8 @@ type Parts struct {
 	Host    Host
 	Prober  *probe.Prober
 	Spares  *spare.Pool
+	// Classic runs classic clients; nil where there shall be none.
+	Classic *classic.Node
 	Log     *slog.Logger
 	// Pods may be nil: references of pods that are gone are kept then.
 	Pods PodLister
@@ -90,6 +95,11 @@ type Manager struct {
 	mu     sync.Mutex
 	mounts map[string]*mount
 	index  index
+	// adoption lets one mount pod be adopted at a time; mu is not held for it.
+	adoption sync.Mutex
+	// adopting are the uids of mount pods that are looked at, or are not ours to
+	// adopt.
+	adopting map[string]bool
 	// busy are the targets that a call works on.
 	busy map[string]bool
 	// lifetime is the context of the mounts' goroutines; nil before Run.
@@ -100,7 +110,7 @@ type Manager struct {
 func New(options Options, parts Parts) *Manager {
 	return &Manager{
 		Parts: parts, options: options, watch: newBroadcaster(), cleanups: make(chan struct{}, 1),
-		mounts: make(map[string]*mount), busy: make(map[string]bool), index: newIndex(),
+		mounts: make(map[string]*mount), adopting: make(map[string]bool), busy: make(map[string]bool), index: newIndex(),
 	}
 }
 
@@ -227,7 +237,7 @@ func (m *Manager) provide(request PublishRequest, found known, reference store.R
 	}
 	inputs, settings, err := m.resolveShared(m.inputs(request, found))
 	if err == nil {
-		err = supported(settings)
+		err = m.checkClassic(settings)
 	}
 	if err != nil {
 		return nil, false, err
@@ -237,6 +247,9 @@ func (m *Manager) provide(request PublishRequest, found known, reference store.R
 		candidates := m.sharers(settings.UniqueID)
 		for _, candidate := range candidates {
 			joined, err := candidate.join(settings, reference)
+			if joined {
+				err = m.complete(candidate, request)
+			}
 			if err != nil || joined {
 				return candidate, false, err
 			}
@@ -313,18 +326,26 @@ func (m *Manager) create(
 	if !m.announce(made, candidates) {
 		return nil, nil
 	}
-	err := m.Secrets.Put(id, secret)
+	if err := m.commit(made, m.Secrets.Put(id, secret)); err != nil {
+		return nil, err
+	}
+	return made, nil
+}
+
+// commit puts a mount on disk that was announced, and runs it. Its mutex is held.
+// err is what has failed before.
+func (m *Manager) commit(made *mount, err error) error {
 	if err == nil {
 		err = m.Store.PutMount(made.record)
 	}
 	if err != nil {
-		err = errors.Join(err, m.Secrets.Delete(id))
+		err = errors.Join(err, m.Secrets.Delete(made.id))
 		made.record.State, made.failure = lifecycle.Gone, err
 		m.retire(made, made.record)
-		return nil, err
+		return err
 	}
 	m.launchMount(made, made.record.Clone())
-	return made, nil
+	return nil
 }
 
 // Unpublish detaches the target and drops its reference. It never waits for a
@@ -419,7 +440,11 @@ func (m *Manager) byTarget(target string) *mount {
 // podChanged tells the mount that a pod belongs to. A pod of no mount is a
 // left-over of ours and is deleted.
 func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
-	if !ours(pod) || m.Spares.PodChanged(pod) {
+	if !ours(pod) {
+		m.classicPodChanged(ctx, pod)
+		return
+	}
+	if m.Spares.PodChanged(pod) {
 		return
 	}
 	owner := m.ownerOf(pod)
@@ -436,7 +461,9 @@ func (m *Manager) podChanged(ctx context.Context, pod *corev1.Pod) {
 }
 
 func (m *Manager) podRemoved(pod *corev1.Pod) {
-	if !ours(pod) || m.Spares.PodRemoved(pod) {
+	if !ours(pod) {
+		m.leaveAdoption(pod)
+	} else if m.Spares.PodRemoved(pod) {
 		return
 	}
 	if owner := m.ownerOf(pod); owner != nil {

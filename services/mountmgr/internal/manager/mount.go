@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"sync"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -31,7 +31,7 @@ type mount struct {
 
 	// session is the connection to the serving client's jfs-launch; only run
 	// uses it. nil while there is none.
-	session *launcher.Session
+	session Session
 	// sessions hands the session to whoever refills the vault.
 	sessions sessionSlot
 
@@ -207,9 +207,10 @@ func (m *mount) awaitServing(ctx context.Context) (store.Record, error) {
 func (m *mount) join(settings volume.Settings, reference store.Reference) (bool, error) {
 	joined := false
 	err := m.update(func(r *store.Record) error {
-		if !r.State.Shareable() || r.UniqueID != settings.UniqueID || r.SettingsHash != settings.Hash {
+		if !r.State.Shareable() || r.UniqueID != settings.UniqueID || !hasSettings(r, settings) {
 			return errUnchanged
 		}
+		reference = asShown(r, reference)
 		r.References = append(r.References, reference)
 		r.DeleteAt = time.Time{}
 		joined = true
@@ -269,20 +270,26 @@ func (m *mount) pod(uid string) (podState, <-chan struct{}) {
 // from, so that a mount that is made again is the same mount.
 func (m *mount) settings() (volume.Settings, error) {
 	record := m.snapshot()
-	return m.resolve(record.Inputs, record.Image)
+	settings, err := m.resolve(record, record.Inputs, record.Image)
+	return asAdopted(record, settings), err
 }
 
 // successorSettings are those of an upgrade that runs, or else the same again.
 func (m *mount) successorSettings() (volume.Settings, error) {
-	if upgrade := m.snapshot().Upgrade; upgrade.Running() {
-		return m.resolve(upgrade.Inputs, upgrade.Image)
+	if record := m.snapshot(); record.Upgrade.Running() {
+		return m.resolve(record, record.Upgrade.Inputs, record.Upgrade.Image)
 	}
 	return m.settings()
 }
 
 // resolve adds the Secret; image replaces the resolved one unless it is empty.
-func (m *mount) resolve(inputs volume.Inputs, image string) (volume.Settings, error) {
+func (m *mount) resolve(record store.Record, inputs volume.Inputs, image string) (volume.Settings, error) {
 	secret, err := m.manager.Secrets.Get(m.id)
+	if errors.Is(err, fs.ErrNotExist) && record.Adopted != nil {
+		return volume.Settings{}, fmt.Errorf("the Secret of mount %s, which was adopted from another driver, is not known: "+
+			"let the mount manager read Secret %s in the mount namespace, or start one more pod that uses the volume: %w",
+			m.id, record.Client.SecretName, errdefs.ErrFailedPrecondition)
+	}
 	if err != nil {
 		return volume.Settings{}, err
 	}
@@ -290,9 +297,6 @@ func (m *mount) resolve(inputs volume.Inputs, image string) (volume.Settings, er
 	settings, err := volume.Resolve(inputs)
 	if err == nil && image != "" {
 		settings = settings.WithImage(image)
-	}
-	if err == nil {
-		err = supported(settings)
 	}
 	return settings, err
 }
@@ -306,7 +310,7 @@ func (m *mount) closeSession() {
 }
 
 // setSession makes session the serving client's.
-func (m *mount) setSession(session *launcher.Session) {
+func (m *mount) setSession(session Session) {
 	if m.session != nil && m.session != session {
 		m.session.Close()
 	}
@@ -317,16 +321,16 @@ func (m *mount) setSession(session *launcher.Session) {
 // sessionSlot shares a session between goroutines.
 type sessionSlot struct {
 	mu      sync.Mutex
-	session *launcher.Session
+	session Session
 }
 
-func (s *sessionSlot) set(session *launcher.Session) {
+func (s *sessionSlot) set(session Session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.session = session
 }
 
-func (s *sessionSlot) get() *launcher.Session {
+func (s *sessionSlot) get() Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.session

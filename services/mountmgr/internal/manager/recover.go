@@ -46,6 +46,9 @@ func (m *mount) recover(ctx context.Context) error {
 		if drained, _, err := m.settleUnused(); drained || err != nil {
 			return err
 		}
+		if m.resumeClassic(recoverCtx) {
+			return m.recovered()
+		}
 		err := m.replaceClient(recoverCtx)
 		switch {
 		case err == nil:
@@ -54,7 +57,7 @@ func (m *mount) recover(ctx context.Context) error {
 			return ctx.Err()
 		case errors.Is(err, errConnectionEnded):
 			return m.transition(lifecycle.Lost, "ConnectionEnded", err.Error())
-		case errdefs.IsNotFound(err):
+		case errdefs.IsNotFound(err) && !m.mayBeFound():
 			return m.transition(lifecycle.Lost, "DescriptorLost", err.Error())
 		case recoverCtx.Err() != nil:
 			return m.transition(lifecycle.Lost, "RecoveryFailed", err.Error())
@@ -82,6 +85,9 @@ func (m *mount) restartedInPlace(ctx context.Context) bool {
 		return false
 	}
 	client := &runningClient{Client: m.snapshot().Client, session: m.session}
+	if client.Mode == store.ModeClassic { // Kubelet restarts it, but not in a pod that is being deleted.
+		go m.cancelWithPod(ctx, client.PodUID, cancel)
+	}
 	if _, err := client.await(ctx, false); err != nil {
 		m.log.WarnContext(ctx, "client not restarted in its mount pod", logkeys.Error, err)
 		return false
@@ -109,11 +115,14 @@ func (m *mount) replaceClient(ctx context.Context) error {
 	if clientfd.Ended(fuse) {
 		return errConnectionEnded
 	}
+	old := m.snapshot().Client
+	if err := checkRequest(old, request); err != nil {
+		return err
+	}
 	if err := m.dropSuccessor(ctx); err != nil {
 		return err
 	}
-	old := m.snapshot().Client
-	if err := old.Launcher.AwaitEnd(ctx, endPatience); err != nil {
+	if err := m.awaitClientEnd(ctx, old, endPatience); err != nil {
 		return err
 	}
 	if err := clientfd.Resend(fuse); err != nil {

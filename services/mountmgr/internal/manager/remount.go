@@ -72,6 +72,10 @@ func (m *mount) ensureMounted() error {
 func (m *mount) lost(ctx context.Context) error {
 	record := m.snapshot()
 	m.closeSession()
+	if m.isServedByOthers(ctx) {
+		pause(ctx, remountBackoffLimit)
+		return ctx.Err() // Called again.
+	}
 	if err := kernelmount.Abort(record.MountPath, record.DeviceMinor); err != nil {
 		return err
 	}

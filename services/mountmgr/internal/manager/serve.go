@@ -7,7 +7,6 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/launcher"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -97,6 +96,9 @@ func (m *mount) resumeServing(ctx context.Context) error {
 		return m.transition(lifecycle.Recovering, "MountPodGone", err.Error())
 	}
 	m.setSession(session)
+	if err := m.recordLauncher(session.Process()); err != nil {
+		return err
+	}
 	status := session.Status()
 	switch {
 	case status.GetTerminating():
@@ -120,10 +122,17 @@ func (m *mount) ensureCustody(ctx context.Context) error {
 	return m.keepCustody(ctx)
 }
 
-func (m *mount) reconnect(ctx context.Context, client store.Client) (*launcher.Session, error) {
+func (m *mount) reconnect(ctx context.Context, client store.Client) (Session, error) {
+	if client.Mode == store.ModeClassic {
+		return m.reconnectClassic(ctx, client)
+	}
 	ctx, cancel := context.WithTimeout(ctx, reconnectTimeout)
 	defer cancel()
-	return m.manager.Host.Reconnect(ctx, client)
+	session, err := m.manager.Host.Reconnect(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	return session, nil
 }
 
 // keepCustody deposits the descriptor of this mount in a vault that lost it.

@@ -211,6 +211,9 @@ func (m *mount) noteShape() error {
 	if err != nil {
 		return nil //nolint:nilerr // It is told when the mount needs them.
 	}
+	if m.snapshot().Client.Mode == store.ModeClassic || m.manager.wantsClassic(settings) {
+		return nil // No spare mount pod is for a classic client.
+	}
 	shape := m.manager.Spares.Use(settings)
 	err = m.update(func(r *store.Record) error {
 		if r.Client.PodName == "" || r.Client.Shape == shape {

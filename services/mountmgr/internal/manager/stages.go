@@ -58,7 +58,7 @@ func (m *mount) runVolumeStage(ctx context.Context, stage volume.Stage) error {
 	}
 	exit, succeeded, err := session.RunStage(ctx, stage.Launch())
 	switch {
-	case errdefs.IsNotImplemented(err): // Its pod is older than this mount manager.
+	case errdefs.IsNotImplemented(err): // Its pod is older than this mount manager, or a classic one.
 		m.log.WarnContext(ctx, "stage left out for this volume", logkeys.Stage, stage.Name, logkeys.Error, err)
 		return nil
 	case err != nil:

@@ -85,6 +85,9 @@ func (m *mount) fail(cause error) error {
 // startOnce makes the kernel mount, deposits its descriptor and starts the
 // client. acceptUnknown keeps a client whose INIT request was not learned.
 func (m *mount) startOnce(ctx context.Context, settings volume.Settings, acceptUnknown bool) error {
+	if m.manager.wantsClassic(settings) {
+		return m.startClassic(ctx, settings)
+	}
 	fuse, minor, err := kernelmount.Mount(m.snapshot().MountPath, settings.Kernel)
 	if err != nil {
 		return err
@@ -121,7 +124,11 @@ func (m *mount) startOnce(ctx context.Context, settings volume.Settings, acceptU
 
 // initKey names what decides the INIT request of a connection.
 func (m *mount) initKey(settings volume.Settings) string {
-	return fmt.Sprintf("%s|%s|writeback_cache=%t", m.manager.options.KernelRelease, settings.Pod.Image, settings.Kernel.WritebackCache)
+	return m.manager.initKey(settings.Pod.Image, settings.Kernel.WritebackCache)
+}
+
+func (m *Manager) initKey(image string, writebackCache bool) string {
+	return fmt.Sprintf("%s|%s|writeback_cache=%t", m.options.KernelRelease, image, writebackCache)
 }
 
 // learn remembers the INIT request of the connection and of its kind.
@@ -164,9 +171,13 @@ func (m *mount) identify(ctx context.Context, client store.Client) error {
 
 func (m *mount) recordServing(client store.Client, told probe.Client) error {
 	client.Version, client.SessionID = told.Version, told.SessionID
+	client.Launcher = m.session.Process() // Another one when kubelet has restarted a classic pod.
 	return m.update(func(r *store.Record) error {
 		r.Client, r.Successor, r.FileSystemUUID = client, nil, told.UUID
 		m.forgetPods(client.PodUID)
+		if client.Mode != store.ModeClassic {
+			settleAdoption(r)
+		}
 		return m.adopt(r)
 	})
 }

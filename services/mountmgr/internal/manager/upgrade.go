@@ -110,11 +110,12 @@ func (m *Manager) find(mountID string) (*mount, error) {
 // plan resolves the settings under the present configuration.
 func (m *mount) plan(request UpgradeRequest) (store.Upgrade, Plan, error) {
 	record := m.snapshot()
-	running, err := m.resolve(record.Inputs, record.Image)
+	running, err := m.resolve(record, record.Inputs, record.Image)
 	if err != nil {
 		return store.Upgrade{}, Plan{}, err
 	}
 	running.Pod.Image = cmp.Or(record.Client.Image, running.Pod.Image)
+	running = asAdopted(record, running)
 	inputs := record.Inputs
 	if inputs.Config, err = m.manager.options.Config(); err != nil {
 		return store.Upgrade{}, Plan{}, fmt.Errorf("driver configuration: %w", err)
@@ -125,7 +126,7 @@ func (m *mount) plan(request UpgradeRequest) (store.Upgrade, Plan, error) {
 	if inputs.Node, err = m.manager.node(inputs.Config); err != nil {
 		return store.Upgrade{}, Plan{}, err
 	}
-	wanted, err := m.resolve(inputs, request.Image)
+	wanted, err := m.resolve(record, inputs, request.Image)
 	if err != nil {
 		return store.Upgrade{}, Plan{}, err
 	}
@@ -134,7 +135,9 @@ func (m *mount) plan(request UpgradeRequest) (store.Upgrade, Plan, error) {
 		FromImage: running.Pod.Image, ToImage: wanted.Pod.Image, FromVersion: record.Client.Version,
 		Inputs: inputs, Image: request.Image,
 	}
-	return upgrade, newPlan(running, wanted), nil
+	plan := newPlan(running, wanted)
+	plan.Changes = append(plan.Changes, m.manager.changeOfMode(record.Client, wanted)...)
+	return upgrade, plan, nil
 }
 
 // beginUpgrade records an upgrade for run to carry out, or returns the running
@@ -212,7 +215,7 @@ func (m *mount) adopt(r *store.Record) error {
 	if !r.Upgrade.Running() || r.Upgrade.Phase != store.UpgradeHandingOver {
 		return nil
 	}
-	settings, err := m.resolve(r.Upgrade.Inputs, r.Upgrade.Image)
+	settings, err := m.resolve(*r, r.Upgrade.Inputs, r.Upgrade.Image)
 	if err != nil {
 		return err
 	}

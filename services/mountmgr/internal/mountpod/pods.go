@@ -58,7 +58,7 @@ func (p *Pods) Create(ctx context.Context, spec Spec) (string, error) {
 	}
 	made, err := p.client.CoreV1().Pods(p.namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("create mount pod %s/%s: %w", p.namespace, pod.Name, native(err))
+		return "", fmt.Errorf("create mount pod %s/%s: %w", p.namespace, pod.Name, Native(err))
 	}
 	return string(made.UID), nil
 }
@@ -84,7 +84,7 @@ func (p *Pods) Delete(ctx context.Context, pod store.Client, grace time.Duration
 	}
 	err := p.client.CoreV1().Pods(p.namespace).Delete(ctx, pod.PodName, options)
 	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return fmt.Errorf("delete mount pod %s/%s: %w", p.namespace, pod.PodName, native(err))
+		return fmt.Errorf("delete mount pod %s/%s: %w", p.namespace, pod.PodName, Native(err))
 	}
 	return nil
 }
@@ -107,7 +107,7 @@ func (p *Pods) Annotate(ctx context.Context, pod store.Client, annotations map[s
 	}
 	_, err = p.client.CoreV1().Pods(p.namespace).Patch(ctx, pod.PodName, types.JSONPatchType, patch, metav1.PatchOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("annotate mount pod %s/%s: %w", p.namespace, pod.PodName, native(err))
+		return fmt.Errorf("annotate mount pod %s/%s: %w", p.namespace, pod.PodName, Native(err))
 	}
 	return nil
 }
@@ -184,8 +184,8 @@ func phaseFailure(pod *corev1.Pod) (reason, message string) {
 	return reason, message
 }
 
-// native maps an error of the API server to the sentinel that callers test.
-func native(err error) error {
+// Native maps an error of the API server to the sentinel that callers test.
+func Native(err error) error {
 	var sentinel error
 	switch {
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):

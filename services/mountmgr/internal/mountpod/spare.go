@@ -169,7 +169,7 @@ func (p *Pods) CreateSpare(ctx context.Context, spec Spec, key string) (string, 
 	}
 	made, err := p.client.CoreV1().Pods(p.namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("create spare mount pod %s/%s: %w", p.namespace, pod.Name, native(err))
+		return "", fmt.Errorf("create spare mount pod %s/%s: %w", p.namespace, pod.Name, Native(err))
 	}
 	return string(made.UID), nil
 }
@@ -181,7 +181,7 @@ func (p *Pods) Label(ctx context.Context, pod store.Client, spec Spec) error {
 		"uid": pod.PodUID, "labels": replacing(SpareLabel, labels(spec)), "annotations": replacing(evictAnnotation, annotations(spec)),
 	}}
 	if err := p.patch(ctx, pod.PodName, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("label mount pod %s/%s: %w", p.namespace, pod.PodName, native(err))
+		return fmt.Errorf("label mount pod %s/%s: %w", p.namespace, pod.PodName, Native(err))
 	}
 	return nil
 }
@@ -225,7 +225,7 @@ func (p *Pods) Resize(ctx context.Context, pod store.Client, spec Spec) error {
 	case apierrors.IsNotFound(err):
 		err = fmt.Errorf("%w (%w)", err, errdefs.ErrNotFound)
 	default:
-		err = native(err)
+		err = Native(err)
 	}
 	return fmt.Errorf("resize mount pod %s/%s: %w", p.namespace, pod.PodName, err)
 }

@@ -220,21 +220,136 @@ func (k *Kubelet) start(pod *corev1.Pod) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := startPod(root, *container.SecurityContext.RunAsUser, container.Command, k.log)
+	return k.startContainer(pod, root)
+}
+
+func (k *Kubelet) startContainer(pod *corev1.Pod, root string) error {
+	env, err := k.environment(pod)
 	if err != nil {
 		return err
 	}
 	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.stopped {
+		return nil
+	}
+	cmd, err := startPod(podProcess{
+		root: root, user: user(pod), shared: sharedDirectory(pod, root), argv: pod.Spec.Containers[0].Command, env: env,
+	}, k.log)
+	if err != nil {
+		return err
+	}
 	k.pods[string(pod.UID)] = cmd
-	k.mu.Unlock()
-	go func() {
-		_ = cmd.Wait()
-		k.mu.Lock()
-		delete(k.pods, string(pod.UID))
-		k.mu.Unlock()
-		k.fail(pod, errors.New("container ended"))
-	}()
+	k.starts.Go(func() { k.await(pod, root, cmd) })
 	return nil
+}
+
+// await follows a container: it is started again where the pod says so.
+func (k *Kubelet) await(pod *corev1.Pod, root string, cmd *exec.Cmd) {
+	failed := cmd.Wait()
+	k.mu.Lock()
+	delete(k.pods, string(pod.UID))
+	k.mu.Unlock()
+	if failed != nil && pod.Spec.RestartPolicy == corev1.RestartPolicyOnFailure && k.wanted(pod) {
+		if err := k.startContainer(pod, root); err != nil {
+			k.say("restart pod", pod.Name, ":", err)
+		}
+		return
+	}
+	k.end(pod, failed)
+}
+
+// wanted tells whether the pod is still there and not being deleted.
+func (k *Kubelet) wanted(pod *corev1.Pod) bool {
+	object, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
+	present, isPod := object.(*corev1.Pod)
+	return err == nil && isPod && present.UID == pod.UID && present.DeletionTimestamp == nil
+}
+
+func (k *Kubelet) end(pod *corev1.Pod, failed error) {
+	if failed == nil {
+		k.report(pod, corev1.PodSucceeded, "Completed", "container ended")
+		return
+	}
+	k.fail(pod, errors.New("container ended"))
+}
+
+// environment reads the variables of the container, those of its Secret too.
+func (k *Kubelet) environment(pod *corev1.Pod) ([]string, error) {
+	var env []string
+	for _, source := range pod.Spec.Containers[0].EnvFrom {
+		object, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("secrets"), pod.Namespace, source.SecretRef.Name)
+		if err != nil {
+			return nil, err
+		}
+		if secret, ok := object.(*corev1.Secret); ok {
+			for key, value := range secret.Data {
+				env = append(env, key+"="+string(value))
+			}
+		}
+	}
+	for _, variable := range pod.Spec.Containers[0].Env {
+		env = append(env, variable.Name+"="+variable.Value)
+	}
+	return env, nil
+}
+
+// writeSecrets fills the volumes that show Secrets.
+func (k *Kubelet) writeSecrets(pod *corev1.Pod, podDir string) error {
+	for _, volume := range pod.Spec.Volumes {
+		if volume.Secret == nil {
+			continue
+		}
+		object, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("secrets"), pod.Namespace, volume.Secret.SecretName)
+		if err != nil {
+			return err
+		}
+		secret, ok := object.(*corev1.Secret)
+		dir := filepath.Join(podDir, "volumes", "kubernetes.io~empty-dir", volume.Name)
+		if err := os.MkdirAll(dir, 0o700); err != nil || !ok {
+			return err
+		}
+		for _, item := range volume.Secret.Items {
+			if err := os.WriteFile(filepath.Join(dir, item.Path), secret.Data[item.Key], 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// user is the uid of a pod's processes.
+func user(pod *corev1.Pod) int64 {
+	if security := pod.Spec.Containers[0].SecurityContext; security != nil && security.RunAsUser != nil {
+		return *security.RunAsUser
+	}
+	return 0
+}
+
+// isPrivileged tells pods that see more than their volumes.
+func isPrivileged(pod *corev1.Pod) bool {
+	security := pod.Spec.Containers[0].SecurityContext
+	return security != nil && security.Privileged != nil && *security.Privileged
+}
+
+// sharedDirectory is where mounts of a privileged pod propagate.
+func sharedDirectory(pod *corev1.Pod, root string) string {
+	for _, mount := range pod.Spec.Containers[0].VolumeMounts {
+		if isPrivileged(pod) && mount.MountPropagation != nil && *mount.MountPropagation == corev1.MountPropagationBidirectional {
+			return filepath.Join(root, mount.MountPath)
+		}
+	}
+	return ""
+}
+
+// InPod tells whether a process is in a pod.
+func (k *Kubelet) InPod(pid int, uid string) bool {
+	namespace := func(pid int) string {
+		link, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid))
+		return link
+	}
+	own := k.PID(uid)
+	return own != 0 && namespace(own) != "" && namespace(own) == namespace(pid)
 }
 
 // rootFS makes a tmpfs with the client, /tmp, /dev/null and the pod's volumes.
@@ -259,10 +374,42 @@ func (k *Kubelet) rootFS(pod *corev1.Pod, client string) (string, error) {
 		bind("/dev/null", filepath.Join(root, "dev/null"), false),
 		bind("/dev/urandom", filepath.Join(root, "dev/urandom"), false),
 	)
+	if err == nil && isPrivileged(pod) {
+		err = systemDirectories(root)
+	}
 	if err != nil {
 		return "", err
 	}
+	if err := k.writeSecrets(pod, podDir); err != nil {
+		return "", err
+	}
 	return root, volumes(pod, podDir, root)
+}
+
+// systemDirectories give a privileged pod the devices, and the programs that its
+// script and its client call.
+func systemDirectories(root string) error {
+	if err := bind("/dev/fuse", filepath.Join(root, "dev/fuse"), false); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/usr/bin", "/usr/lib", "/lib", "/lib64", "/usr/lib64"} {
+		resolved, err := filepath.EvalSymlinks(dir)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err == nil {
+			err = bind(resolved, filepath.Join(root, dir), true)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, program := range []string{"sh", "df", "stat", "umount"} {
+		if err := os.Symlink("/usr/bin/"+program, filepath.Join(root, "bin", program)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func volumes(pod *corev1.Pod, podDir, root string) error {
@@ -294,8 +441,12 @@ func volumes(pod *corev1.Pod, podDir, root string) error {
 // fail reports a container that has ended, as kubelet does for a pod that is
 // not restarted.
 func (k *Kubelet) fail(pod *corev1.Pod, cause error) {
-	status := corev1.PodStatus{Phase: corev1.PodFailed, ContainerStatuses: []corev1.ContainerStatus{{
-		State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: "Error", Message: cause.Error()}},
+	k.report(pod, corev1.PodFailed, "Error", cause.Error())
+}
+
+func (k *Kubelet) report(pod *corev1.Pod, phase corev1.PodPhase, reason, message string) {
+	status := corev1.PodStatus{Phase: phase, ContainerStatuses: []corev1.ContainerStatus{{
+		State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{Reason: reason, Message: message}},
 	}}}
 	if !k.SetStatus(pod, status) {
 		k.say("report pod", pod.Name, ": it is gone")
@@ -353,9 +504,6 @@ func (k *Kubelet) kill(uid string) { k.Signal(uid, syscall.SIGKILL) }
 func (k *Kubelet) killAll() {
 	k.mu.Lock()
 	k.stopped = true
-	k.mu.Unlock()
-	k.starts.Wait()
-	k.mu.Lock()
 	var running []string
 	for uid := range k.pods {
 		running = append(running, uid)
@@ -364,6 +512,7 @@ func (k *Kubelet) killAll() {
 	for _, uid := range running {
 		k.Kill(uid)
 	}
+	k.starts.Wait()
 	roots, _ := filepath.Glob(filepath.Join(k.Dir, "pods", "*", "root"))
 	for _, root := range roots {
 		unmountBelow(root)

@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/juicefs-csi/driver/libs/fdpass"
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/classic"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/facts"
@@ -58,6 +60,8 @@ type Node struct {
 	// Spares are the settings of the spare mount pods, of which there are none
 	// at first; the next StartManager takes them.
 	Spares spare.Options
+	// ClassicPods is what the next mount manager makes mount pods as.
+	ClassicPods bool
 
 	mortal      *mortal
 	tb          testing.TB
@@ -87,10 +91,16 @@ func newNode(tb testing.TB, prepare func(*Node)) *Node {
 	prepare(n)
 	n.log = slog.New(slog.NewTextHandler(logFile, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.SetConfig(volume.Config{})
-	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data"} {
+	for _, sub := range []string{"kubelet/pods", "volume", "cache", "launcher", "state", "private", "data", "exchange"} {
 		if err := os.MkdirAll(n.path(sub), 0o755); err != nil { //nolint:gosec // as on a node
 			tb.Fatal(err)
 		}
+	}
+	if err := errors.Join(
+		unix.Mount(n.path("volume"), n.path("volume"), "", unix.MS_BIND, ""),
+		unix.Mount("", n.path("volume"), "", unix.MS_SHARED, ""),
+	); err != nil {
+		tb.Fatal(err)
 	}
 	n.installLauncher()
 	if err := kernelmount.MountConnections(); err != nil {
@@ -128,6 +138,12 @@ func (n *Node) path(elements ...string) string {
 
 // KubeletDir is kubelet's root directory.
 func (n *Node) KubeletDir() string { return n.path("kubelet") }
+
+// ExchangeDir is the directory of the exchange directories of classic pods.
+func (n *Node) ExchangeDir() string { return n.path("exchange") }
+
+// MountRoot is the directory of mounts.
+func (n *Node) MountRoot() string { return n.path("volume") }
 
 // Target is a target path as kubelet would choose it; its parent exists.
 func (n *Node) Target(name string) string {
@@ -235,6 +251,9 @@ func (n *Node) StartManager() {
 	if n.Pods != nil {
 		parts.Pods = n.Pods
 	}
+	parts.Classic = classic.New(classic.Options{
+		Node: "node", Namespace: Namespace, MountRoot: n.path("volume"), ExchangeDir: n.ExchangeDir(), InPod: n.Kubelet.InPod,
+	}, classic.Parts{Client: n.Kubelet.Client, Vault: parts.Vault, Prober: parts.Prober, Log: n.log})
 	n.Manager = manager.New(n.options(), parts)
 	n.Registry.MustRegister(metrics.NewCollector(n.Manager))
 	done := make(chan struct{})
@@ -248,6 +267,7 @@ func (n *Node) StartManager() {
 		cancel()
 		<-done
 		_ = records.Close()
+		_ = parts.Classic.Close()
 	}
 	n.Eventually("the mount manager is ready", func() error { return n.Manager.Ready() })
 }
@@ -269,7 +289,7 @@ func (n *Node) options() manager.Options {
 	}
 	return manager.Options{
 		Mode: n.mode(), ReconcileInterval: 200 * time.Millisecond,
-		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID,
+		Node: "node", KubeletDir: n.KubeletDir(), LauncherDir: n.path("launcher"), BootID: bootID, ClassicPods: n.ClassicPods,
 		KernelRelease: unix.ByteSliceToString(name.Release[:]),
 		Defaults: volume.Defaults{
 			CommunityImage: Image, MountRoot: n.path("volume"), CacheDir: n.path("cache"), ShareMode: n.ShareMode,

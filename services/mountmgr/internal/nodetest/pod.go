@@ -24,10 +24,12 @@ import (
 )
 
 // podEnv marks a process that is to become a pod; its value is the directory
-// that the pod sees as its root. userEnv is its uid.
+// that the pod sees as its root. userEnv is its uid. privilegedEnv keeps its
+// privileges, and the propagation of mounts at the directory that it names.
 const (
-	podEnv  = "NODETEST_POD_ROOT"
-	userEnv = "NODETEST_POD_USER"
+	podEnv        = "NODETEST_POD_ROOT"
+	userEnv       = "NODETEST_POD_USER"
+	privilegedEnv = "NODETEST_POD_SHARES"
 )
 
 // Main is all of TestMain: it runs the tests, unless the process was started to
@@ -37,7 +39,7 @@ func Main(m *testing.M) {
 	root, isPod := os.LookupEnv(podEnv) //nolint:forbidigo // this is main
 	switch {
 	case isPod:
-		err = becomePod(root, os.Getenv(userEnv)) //nolint:forbidigo // this is main
+		err = becomePod(root, os.Getenv(userEnv), os.Getenv(privilegedEnv)) //nolint:forbidigo // this is main
 	case len(os.Args) > 1 && os.Args[1] == "probe":
 		err = probe.Main(os.Args[2:], os.Stdout)
 	default:
@@ -49,10 +51,10 @@ func Main(m *testing.M) {
 	}
 }
 
-// becomePod runs in new mount and pid namespaces. It gives up every privilege
-// and executes the arguments.
-func becomePod(root, user string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+// becomePod runs in new mount and pid namespaces. It gives up every privilege,
+// unless shared names a directory, and executes the arguments.
+func becomePod(root, user, shared string) error {
+	if err := leavePropagation(shared); err != nil {
 		return fmt.Errorf("leave mount propagation: %w", err)
 	}
 	if err := sandbox.MountProc(root + "/proc"); err != nil {
@@ -65,17 +67,24 @@ func becomePod(root, user string) error {
 		return fmt.Errorf("enter pod root: %w", err)
 	}
 	runtime.LockOSThread() // Capabilities are a thread's.
-	environment := []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/root"}
 	if uid, err := strconv.Atoi(user); err == nil && uid != 0 {
-		environment[1] = "HOME=" + volume.SocketDir
 		if err := becomeUser(uid); err != nil {
 			return fmt.Errorf("become user %d: %w", uid, err)
 		}
 	}
-	if err := sandbox.DropPrivileges(); err != nil {
+	if shared == "" {
+		if err := sandbox.DropPrivileges(); err != nil {
+			return err
+		}
+	}
+	environment := slices.DeleteFunc(os.Environ(), func(variable string) bool { //nolint:forbidigo // this is main
+		return strings.HasPrefix(variable, "NODETEST_")
+	})
+	program, err := exec.LookPath(os.Args[1])
+	if err != nil {
 		return err
 	}
-	return unix.Exec(os.Args[1], os.Args[1:], environment)
+	return unix.Exec(program, os.Args[1:], environment)
 }
 
 // becomeUser changes the uid of the calling thread and keeps its capabilities,
@@ -102,11 +111,48 @@ func becomeUser(uid int) error {
 	return unix.Capset(&header, &caps[0])
 }
 
-// startPod starts argv as PID 1 of a pod whose root file system is root, with
-// its own pid and mount namespaces. The mounts below root are the caller's.
-func startPod(root string, user int64, argv []string, log *os.File) (*exec.Cmd, error) {
+// leavePropagation makes every mount private, but for what is at or below
+// shared.
+func leavePropagation(shared string) error {
+	if shared == "" {
+		return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	}
+	entries, err := mountinfo.All()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if entry.Path == shared || strings.HasPrefix(entry.Path, shared+"/") {
+			continue
+		}
+		_ = unix.Mount("", entry.Path, "", unix.MS_PRIVATE, "") // One that is covered cannot be reached.
+	}
+	return nil
+}
+
+// podProcess is PID 1 of a pod.
+type podProcess struct {
+	// root is its root file system. The mounts below it are the caller's.
+	root string
+	user int64
+	// shared makes the pod privileged: a directory at which mounts propagate both
+	// ways; empty for none.
+	shared string
+	argv   []string
+	env    []string
+}
+
+// startPod starts a process with its own pid and mount namespaces.
+func startPod(p podProcess, log *os.File) (*exec.Cmd, error) {
+	argv, home := p.argv, "/root"
+	if p.user != 0 {
+		home = volume.SocketDir
+	}
 	cmd := exec.Command("/proc/self/exe", argv...) //nolint:noctx // a pod lives until it is killed
-	cmd.Env = []string{podEnv + "=" + root, userEnv + "=" + strconv.FormatInt(user, 10)}
+	cmd.Env = append([]string{
+		podEnv + "=" + p.root, userEnv + "=" + strconv.FormatInt(p.user, 10), privilegedEnv + "=" + p.shared,
+		"PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME=" + home,
+	}, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid: true, Pdeathsig: syscall.SIGKILL,

@@ -87,11 +87,17 @@ func clientConfig(path string) (Client, error) {
 		Version string
 		Meta    struct{ Sid uint64 }
 		Format  struct{ UUID string }
+
+		Pid, PPid           int
+		CommPath, StatePath string
 	}
 	if err := json.NewDecoder(io.LimitReader(file, configLimit)).Decode(&config); err != nil {
 		return Client{}, fmt.Errorf("decode the client's .config: %w", err)
 	}
-	return Client{Version: config.Version, SessionID: config.Meta.Sid, UUID: config.Format.UUID}, nil
+	return Client{
+		Version: config.Version, SessionID: config.Meta.Sid, UUID: config.Format.UUID,
+		PID: config.Pid, PPID: config.PPid, CommPath: config.CommPath, StatePath: config.StatePath,
+	}, nil
 }
 
 func usage(path string) (Usage, error) {

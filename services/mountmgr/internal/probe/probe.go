@@ -56,6 +56,13 @@ type Client struct {
 	Version   string `json:"version"`
 	SessionID uint64 `json:"sessionID"`
 	UUID      string `json:"uuid"`
+	// PID and PPID are those of the serving process and its supervisor, as they
+	// see them; CommPath and StatePath are the supervisor's socket and where the
+	// client writes its state, also as they see them.
+	PID       int    `json:"pid,omitempty"`
+	PPID      int    `json:"ppid,omitempty"`
+	CommPath  string `json:"commPath,omitempty"`
+	StatePath string `json:"statePath,omitempty"`
 }
 
 // Usage is the result of statfs.

@@ -69,6 +69,10 @@ type Record struct {
 	// PodProblem is what is not as it should be with a mount pod that serves
 	// nevertheless; nil when there is nothing.
 	PodProblem *PodProblem `json:"podProblem,omitempty"`
+	// Adopted is set while settings and Secret of a mount that was taken over
+	// from the existing driver may differ from what is published: until then a
+	// target joins it by its unique id alone.
+	Adopted *Adopted `json:"adopted,omitempty"`
 }
 
 // PodProblem says why a mount pod has other resources than its settings say.
@@ -104,12 +108,18 @@ type Client struct {
 	StartedAt time.Time `json:"startedAt,omitzero"`
 	// RunAsUser is the uid of all that runs in the pod.
 	RunAsUser uint32 `json:"runAsUser,omitempty"`
-	// Launcher is PID 1 of the pod, once it was met.
+	// Launcher is PID 1 of the pod, once it was met: jfs-launch, or the client's
+	// own supervisor in a classic pod.
 	Launcher launcher.Process `json:"launcher,omitzero"`
 	// Shape is the key of the pod's shape; empty where no spare could have it.
 	Shape string `json:"shape,omitempty"`
 	// FromSpare is true for a pod that was a spare before.
 	FromSpare bool `json:"fromSpare,omitempty"`
+	// Exchange names the directory that a classic pod shares with its keeper.
+	Exchange string `json:"exchange,omitempty"`
+	// SecretName is the Secret of the mount namespace that a classic pod has its
+	// credentials from.
+	SecretName string `json:"secretName,omitempty"`
 }
 
 // Connection is a FUSE connection that was lost.
@@ -125,6 +135,15 @@ func (r Record) PreviousMinors() []uint32 {
 		minors = append(minors, connection.DeviceMinor)
 	}
 	return minors
+}
+
+// Adopted is what a mount of the existing driver was found to be made with.
+type Adopted struct {
+	// Options are those of the client's -o; empty once a client of ours serves.
+	Options string `json:"options,omitempty"`
+	// Kernel is what the mount table shows; its source is empty once a client of
+	// ours serves.
+	Kernel volume.KernelMount `json:"kernel,omitzero"`
 }
 
 // Reference is one target path at which the mount is visible.
@@ -175,6 +194,10 @@ func (r Record) Clone() Record {
 	if r.PodProblem != nil {
 		problem := *r.PodProblem
 		c.PodProblem = &problem
+	}
+	if r.Adopted != nil {
+		adopted := *r.Adopted
+		c.Adopted = &adopted
 	}
 	return c
 }
