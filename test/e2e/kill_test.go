@@ -70,17 +70,14 @@ func TestAVolumeSurvivesAKilledMountPod(t *testing.T) {
 	s.write("app", "/data/before", "kept")
 	volume := s.volume("data").Name
 	for range 2 {
-		old := s.mountPods(volume)
-		if len(old) != 1 {
-			t.Fatalf("%d mount pods", len(old))
-		}
-		s.kill("node-1", "jfs-launch", string(old[0].UID))
+		old := s.theMountPod(volume)
+		s.kill("node-1", "jfs-launch", string(old.UID))
 		s.reads("app", "/data/before", "kept")
 		s.write("app", "/data/after", "works")
 		s.reads("app", "/data/after", "works")
 		s.eventually("another mount pod has taken its place", func() error {
 			now := s.mountPods(volume)
-			if len(now) != 1 || now[0].UID == old[0].UID {
+			if len(now) != 1 || now[0].UID == old.UID {
 				return fmt.Errorf("%d mount pods", len(now))
 			}
 			return nil

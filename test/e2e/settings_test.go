@@ -137,6 +137,9 @@ func hasEmptyDir(pod *corev1.Pod, size string) bool {
 func TestABadConfigMapChangesNothing(t *testing.T) {
 	s := newScene(t)
 	fs := s.sqlite()
+	// The controller makes no volume before the fault is repaired.
+	s.claim("data", fs.class)
+	s.volume("data")
 	s.configure("mountPodPatch:\n  - cacheDir: wrong\n")
 	s.eventually("an event names the fault", func() error {
 		events, err := env.kube.CoreV1().Events("").List(s.ctx, metav1.ListOptions{})
@@ -150,7 +153,6 @@ func TestABadConfigMapChangesNothing(t *testing.T) {
 		}
 		return fmt.Errorf("none of %d events does", len(events.Items))
 	})
-	s.claim("data", fs.class)
 	s.app("app", "data", onNode("node-1"))
 	s.running("app")
 	s.write("app", "/data/f", "works")
