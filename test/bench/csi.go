@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strconv"
 	"time"
@@ -69,9 +70,7 @@ func (p *plugin) target(volume, name string) string {
 // publish publishes a volume at a target of that name and says how long it took.
 func (p *plugin) publish(ctx context.Context, volume, name string) (time.Duration, error) {
 	attributes := map[string]string{"juicefs/host-path": p.data, "subPath": volume}
-	for key, value := range p.pod {
-		attributes[key] = value
-	}
+	maps.Copy(attributes, p.pod)
 	began := time.Now()
 	_, err := p.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
 		VolumeId: volume, TargetPath: p.target(volume, name), Secrets: p.secret, VolumeContext: attributes,

@@ -63,9 +63,9 @@ func TestAVolumeOfTheExistingDriverMovesOver(t *testing.T) {
 	s.nothingLeft(volume.Name)
 }
 
-func (s *scene) readAll(pod, path string) string {
+func (s *scene) readAll(pod, file string) string {
 	s.Helper()
-	text, err := s.exec(pod, "cat", path)
+	text, err := s.exec(pod, "cat", file)
 	s.must(err)
 	return text
 }
@@ -106,7 +106,8 @@ func (p *predecessor) makeMountPod(secret map[string]string) {
 	_, err = env.kube.CoreV1().Pods(local.Namespace).Create(p.ctx, p.mountPod(name, secret), metav1.CreateOptions{})
 	p.must(err)
 	p.eventually("the mount pod of the existing driver serves", func() error {
-		return env.cluster.NodeExec(p.ctx, "node-1", quiet(), "grep", "-q", " /var/lib/juicefs/volume/"+p.mount+" .*fuse.juicefs", "/proc/self/mountinfo")
+		line := " /var/lib/juicefs/volume/" + p.mount + " .*fuse.juicefs"
+		return env.cluster.NodeExec(p.ctx, "node-1", quiet(), "grep", "-q", line, "/proc/self/mountinfo")
 	})
 }
 
@@ -117,9 +118,9 @@ func (p *predecessor) mountPod(secretName string, secret map[string]string) *cor
 		"/usr/local/bin/juicefs format --storage=" + secret["storage"] + " --bucket=" + secret["bucket"] + " ${metaurl} " + secret["name"],
 		"exec /bin/mount.juicefs ${metaurl} /jfs/" + p.mount + " -o metrics=0.0.0.0:9567,cache-dir=/var/jfsCache",
 	}, "\n")
-	hostPath := func(name, path string) corev1.Volume {
+	hostPath := func(name, directory string) corev1.Volume {
 		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
-			HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &create},
+			HostPath: &corev1.HostPathVolumeSource{Path: directory, Type: &create},
 		}}
 	}
 	return &corev1.Pod{

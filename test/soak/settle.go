@@ -89,18 +89,7 @@ func (s *soakRun) verify(ctx context.Context) error {
 		if _, err := s.kube.CoreV1().Pods(s.namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 			return fmt.Errorf("make pod %s: %w", name, err)
 		}
-		phase := corev1.PodUnknown
-		err := until(ctx, "volume "+volume+" is checked", func() error {
-			found, err := s.kube.CoreV1().Pods(s.namespace).Get(ctx, name, metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
-			phase = found.Status.Phase
-			if phase != corev1.PodSucceeded && phase != corev1.PodFailed {
-				return fmt.Errorf("pod is %s", phase)
-			}
-			return nil
-		})
+		phase, err := s.outcome(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -116,6 +105,23 @@ func (s *soakRun) verify(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// outcome waits until a pod has ended and says how.
+func (s *soakRun) outcome(ctx context.Context, name string) (corev1.PodPhase, error) {
+	phase := corev1.PodUnknown
+	err := until(ctx, "pod "+name+" ends", func() error {
+		found, err := s.kube.CoreV1().Pods(s.namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		phase = found.Status.Phase
+		if phase != corev1.PodSucceeded && phase != corev1.PodFailed {
+			return fmt.Errorf("pod is %s", phase)
+		}
+		return nil
+	})
+	return phase, err
 }
 
 func (s *soakRun) removeVolumes(ctx context.Context) error {

@@ -34,10 +34,6 @@ import (
 // self is this program, also after its file was replaced.
 const self = "/proc/self/exe"
 
-// hostRoot is the root directory of the node's first process; cache directories
-// need not be visible in our own.
-const hostRoot = "/proc/1/root"
-
 // Run serves until ctx ends. The mounts outlive it.
 func Run(ctx context.Context, o Options) error {
 	env, err := readEnvironment(os.Getenv)
@@ -49,18 +45,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	if err := prepareNode(o); err != nil {
-		return err
-	}
-	records, err := store.Open(o.StateDir)
+	records, secrets, err := openStore(o)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = records.Close() }()
-	secrets, err := store.OpenSecrets(o.PrivateDir)
-	if err != nil {
-		return err
-	}
 	client, err := kubernetesClient(o, env)
 	if err != nil {
 		return err
@@ -101,14 +90,29 @@ func Run(ctx context.Context, o Options) error {
 		defer func() { _ = parts.Classic.Close() }()
 	}
 	learned.complete(&parts)
-	if watch.events != nil {
-		parts.Events = watch.events
-	}
+	watch.complete(&parts)
 	mounts := manager.New(facts, parts)
 	if err := watch.attach(mounts, records, prober, registry); err != nil {
 		return err
 	}
 	return serve(ctx, o, learned, mounts, watch, registry, log)
+}
+
+// openStore opens what the mounts are recorded in, on a prepared node. The
+// caller closes the store.
+func openStore(o Options) (*store.Store, *store.Secrets, error) {
+	if err := prepareNode(o); err != nil {
+		return nil, nil, err
+	}
+	records, err := store.Open(o.StateDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	secrets, err := store.OpenSecrets(o.PrivateDir)
+	if err != nil {
+		return nil, nil, errors.Join(err, records.Close())
+	}
+	return records, secrets, nil
 }
 
 func classicNode(o Options, client kubernetes.Interface, parts manager.Parts) *classic.Node {
@@ -121,7 +125,8 @@ func classicNode(o Options, client kubernetes.Interface, parts manager.Parts) *c
 }
 
 func serve(
-	ctx context.Context, o Options, learned sources, mounts *manager.Manager, watch *observers, registry *prometheus.Registry, log *slog.Logger,
+	ctx context.Context, o Options, learned sources, mounts *manager.Manager, watch *observers,
+	registry *prometheus.Registry, log *slog.Logger,
 ) error {
 	address, err := endpoint.Parse(o.Endpoint)
 	if err != nil {

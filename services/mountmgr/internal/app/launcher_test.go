@@ -1,11 +1,12 @@
 package app
 
 import (
-	"github.com/juicefs-csi/driver/libs/volume"
 	"strings"
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"github.com/juicefs-csi/driver/libs/volume"
 )
 
 func TestLauncherFlags(t *testing.T) {

@@ -105,7 +105,8 @@ func configEvents(ctx context.Context, client kubernetes.Interface, node string,
 	reference := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}
 	return func(fault error) {
 		if fault == nil {
-			recorder.Eventf(reference, nil, corev1.EventTypeNormal, "ConfigAccepted", "ReadConfig", "the ConfigMap of the JuiceFS driver is used again")
+			recorder.Eventf(reference, nil, corev1.EventTypeNormal, "ConfigAccepted", "ReadConfig",
+				"the ConfigMap of the JuiceFS driver is used again")
 			return
 		}
 		message := "the ConfigMap of the JuiceFS driver is not used: " + fault.Error()

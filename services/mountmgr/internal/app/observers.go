@@ -34,6 +34,13 @@ type observers struct {
 	health *health.Checker
 }
 
+// complete gives the manager its events; without Kubernetes it has none.
+func (w *observers) complete(parts *manager.Parts) {
+	if w.events != nil {
+		parts.Events = w.events
+	}
+}
+
 // newObservers makes what the manager needs; attach adds the rest. Without a
 // client nothing is told to Kubernetes.
 func newObservers(o Options, env environment, client kubernetes.Interface, log *slog.Logger) (*observers, error) {

@@ -122,7 +122,13 @@ func TestAnUnusedMountWaitsForItsDelay(t *testing.T) {
 		if err := n.Manager.Unpublish(t.Context(), target); err != nil {
 			return err
 		}
-		if records := n.Manager.List(); len(records) > 0 && time.Until(records[0].DeleteAt) > time.Minute {
+		records := n.Manager.List()
+		switch {
+		case len(records) == 0:
+			return nil
+		case records[0].DeleteAt.IsZero():
+			return errors.New("the mount is not seen to be unused yet")
+		case time.Until(records[0].DeleteAt) > time.Minute:
 			publishWith(t, n, target, delay)
 			return errors.New("it is not known yet")
 		}
@@ -343,6 +349,7 @@ func TestNothingOfAnEarlierBootIsLeft(t *testing.T) {
 }
 
 func nothingOfAnEarlierBootIsLeft(t *testing.T, begin func(*nodetest.Node) error) {
+	t.Helper()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	old := publish(t, n, "pv-1", target)

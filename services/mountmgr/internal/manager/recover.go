@@ -55,18 +55,29 @@ func (m *mount) recover(ctx context.Context) error {
 			return m.recovered()
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, errConnectionEnded):
-			return m.transition(lifecycle.Lost, "ConnectionEnded", err.Error())
-		case errdefs.IsNotFound(err) && !m.mayBeFound():
-			return m.transition(lifecycle.Lost, "DescriptorLost", err.Error())
-		case recoverCtx.Err() != nil:
-			return m.transition(lifecycle.Lost, "RecoveryFailed", err.Error())
-		case m.stuck(ctx, m.snapshot()):
-			return m.transition(lifecycle.Lost, "MountPodStuck", err.Error())
+		}
+		if reason := m.lostBy(ctx, err, recoverCtx.Err() != nil); reason != "" {
+			return m.transition(lifecycle.Lost, reason, err.Error())
 		}
 		m.log.WarnContext(ctx, "client not replaced yet", logkeys.Error, err)
 		pause(recoverCtx, backOff(attempt))
 	}
+}
+
+// lostBy is why the mount is lost after a client could not be replaced, or ""
+// when another attempt may help.
+func (m *mount) lostBy(ctx context.Context, err error, late bool) string {
+	switch {
+	case errors.Is(err, errConnectionEnded):
+		return "ConnectionEnded"
+	case errdefs.IsNotFound(err) && !m.mayBeFound():
+		return "DescriptorLost"
+	case late:
+		return "RecoveryFailed"
+	case m.stuck(ctx, m.snapshot()):
+		return "MountPodStuck"
+	}
+	return ""
 }
 
 func (m *mount) recovered() error {

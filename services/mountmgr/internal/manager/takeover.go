@@ -137,7 +137,7 @@ func (m *Manager) takeOver(ctx context.Context, found classic.Mount, record stor
 	if found.Secret != nil {
 		err = m.Secrets.Put(record.ID, found.Secret)
 	}
-	if err := m.commit(made, err); err != nil { //nolint:contextcheck // A mount outlives the look that found it.
+	if err := m.commit(made, err); err != nil {
 		return err
 	}
 	m.Log.InfoContext(ctx, "adopted a mount of the existing driver", logkeys.MountID, record.ID, logkeys.UniqueID, record.UniqueID,
