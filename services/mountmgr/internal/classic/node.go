@@ -139,7 +139,7 @@ func (n *Node) Create(ctx context.Context, s Start) (*Session, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	e, err := n.open(s.Target) //nolint:contextcheck // A keeper outlives the call that needs it.
+	e, err := n.open(s.Target)
 	if err != nil {
 		return nil, "", err
 	}
@@ -188,7 +188,7 @@ func (n *Node) putSecret(ctx context.Context, secret *corev1.Secret) error {
 // keeper serves again, and its supervisor is known. errdefs.ErrUnavailable when
 // it does not run, or never got the connection.
 func (n *Node) Reconnect(ctx context.Context, target Target) (*Session, error) {
-	e, err := n.open(target) //nolint:contextcheck // A keeper outlives the call that needs it.
+	e, err := n.open(target)
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +289,7 @@ func (n *Node) giveBack(ctx context.Context, target Target, e *exchange, socket 
 // End makes sure that the client is gone and gets the connection never again:
 // only then may another one have it.
 func (n *Node) End(ctx context.Context, target Target) error {
-	e, err := n.open(target) //nolint:contextcheck // A keeper outlives the call that needs it.
+	e, err := n.open(target)
 	if err != nil {
 		return err
 	}

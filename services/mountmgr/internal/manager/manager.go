@@ -248,10 +248,7 @@ func (m *Manager) provide(request PublishRequest, found known, reference store.R
 	for {
 		candidates := m.sharers(settings.UniqueID)
 		for _, candidate := range candidates {
-			joined, err := candidate.join(settings, reference)
-			if joined {
-				err = m.complete(candidate, request)
-			}
+			joined, err := m.join(candidate, settings, reference, request)
 			if err != nil || joined {
 				return candidate, false, err
 			}
