@@ -36,8 +36,7 @@ func TestAStageThatFailsKeepsTheClientFromBeingExecuted(t *testing.T) {
 		Client: &launchv1.Process{Argv: []string{"/bin/false"}},
 	}
 	err = launch.Exec(t.Context(), spec, launch.ExecOptions{
-		SpecFile: "spec.json", TerminationLog: log, Environment: []string{"PATH=/usr/bin:/bin"},
-		Output: null, Logger: slog.New(slog.DiscardHandler),
+		SpecFile: "spec.json", TerminationLog: log, Output: null, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err == nil || !strings.Contains(err.Error(), "format: exit code 3") {
 		t.Errorf("Exec = %v", err)

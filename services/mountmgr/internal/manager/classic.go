@@ -19,6 +19,13 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
+// classicRest is how long the old client goes on serving when the supervisor of a
+// classic successor waits: each half second it reads .config of the mount. While
+// that is not answered it cannot start its child, since Go tries out first how it
+// waits for children, with one that has the same files open and ends by closing
+// them.
+const classicRest = 250 * time.Millisecond
+
 // wantsClassic says whether a client with these settings runs as the existing
 // driver runs it.
 func (m *Manager) wantsClassic(settings volume.Settings) bool {

@@ -124,6 +124,9 @@ func (m *mount) prepareSuccessor(ctx context.Context) (*runningClient, error) {
 		successor.session.Close()
 		return nil, errors.Join(err, m.dropSuccessor(ctx))
 	}
+	if successor.Mode == store.ModeClassic {
+		pause(ctx, classicRest)
+	}
 	return successor, nil
 }
 

@@ -245,31 +245,17 @@ func (m *Manager) provide(request PublishRequest, found known, reference store.R
 	reference.BindPath, reference.StagesDue = settings.BindPath, len(settings.VolumeStages) > 0
 	for {
 		candidates := m.sharers(settings.UniqueID)
-		if joined, err := m.joinOne(candidates, request, settings, reference); joined != nil {
-			return joined, false, err
+		for _, candidate := range candidates {
+			joined, err := m.join(candidate, settings, reference, request)
+			if err != nil || joined {
+				return candidate, false, err
+			}
 		}
 		made, err := m.create(inputs, settings, reference, candidates)
 		if made != nil || err != nil {
 			return made, true, err
 		}
 	}
-}
-
-// joinOne adds the reference to the first candidate that takes it. It returns nil
-// when none does, and the mount at which joining failed with the error.
-func (m *Manager) joinOne(
-	candidates []*mount, request PublishRequest, settings volume.Settings, reference store.Reference,
-) (*mount, error) {
-	for _, candidate := range candidates {
-		joined, err := candidate.join(settings, reference)
-		if joined {
-			err = m.complete(candidate, request)
-		}
-		if joined || err != nil {
-			return candidate, err
-		}
-	}
-	return nil, nil //nolint:nilnil // None is no error.
 }
 
 // conflict says why wanted cannot be beside existing, or in its place: what a

@@ -46,10 +46,7 @@ func (m *mount) recover(ctx context.Context) error {
 		if drained, _, err := m.settleUnused(); drained || err != nil {
 			return err
 		}
-		if m.resumeClassic(recoverCtx) {
-			return m.recovered()
-		}
-		err := m.replaceClient(recoverCtx)
+		err := m.regainClient(recoverCtx)
 		switch {
 		case err == nil:
 			return m.recovered()
@@ -78,6 +75,14 @@ func (m *mount) lostBy(ctx context.Context, err error, late bool) string {
 		return "MountPodStuck"
 	}
 	return ""
+}
+
+// regainClient takes up the client that is there, or else replaces it.
+func (m *mount) regainClient(ctx context.Context) error {
+	if m.resumeClassic(ctx) {
+		return nil
+	}
+	return m.replaceClient(ctx)
 }
 
 func (m *mount) recovered() error {

@@ -296,14 +296,18 @@ func settleAdoption(r *store.Record) {
 	}
 }
 
-// complete gives an adopted mount that a target has joined what the publish
-// brings; the target is dropped again where that fails.
-func (m *Manager) complete(joined *mount, request PublishRequest) error {
-	err := joined.completeAdoption(request.Secret)
-	if err != nil {
-		m.release(joined, request.TargetPath)
+// join is mount.join, and gives an adopted mount what the publish brings; the
+// target is dropped again where that fails.
+func (m *Manager) join(candidate *mount, settings volume.Settings, reference store.Reference, request PublishRequest) (bool, error) {
+	joined, err := candidate.join(settings, reference)
+	if err != nil || !joined {
+		return joined, err
 	}
-	return err
+	if err := candidate.completeAdoption(request.Secret); err != nil {
+		m.release(candidate, request.TargetPath)
+		return true, err
+	}
+	return true, nil
 }
 
 // completeAdoption keeps the Secret of a publish, which is more than what the

@@ -98,6 +98,8 @@ func newNode(tb testing.TB, prepare func(*Node)) *Node {
 	}
 	if err := errors.Join(
 		unix.Mount(n.path("volume"), n.path("volume"), "", unix.MS_BIND, ""),
+		// Not a peer of what it covers: each mount would be there twice.
+		unix.Mount("", n.path("volume"), "", unix.MS_PRIVATE, ""),
 		unix.Mount("", n.path("volume"), "", unix.MS_SHARED, ""),
 	); err != nil {
 		tb.Fatal(err)
