@@ -87,10 +87,12 @@ func (p *predecessor) start() (stop func()) {
 		_ = env.cluster.NodeExec(ctx, "node-1", quiet(), program, "--node=node-1",
 			"--mount=/var/lib/juicefs/volume/"+p.mount, "--keeper="+p.fdDir+"/fuse_fd_csi_comm.sock")
 	}()
-	return func() {
+	stop = func() {
 		cancel()
 		<-done
 	}
+	p.Cleanup(stop)
+	return stop
 }
 
 // makeMountPod makes the Secret and the pod as the existing driver does.
@@ -137,7 +139,7 @@ func (p *predecessor) mountPod(secretName string, secret map[string]string) *cor
 			NodeName: "node-1", RestartPolicy: corev1.RestartPolicyOnFailure, Hostname: "existing",
 			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			Containers: []corev1.Container{{
-				Name: "jfs-mount", Image: local.OlderClient, Command: []string{"sh", "-c", script},
+				Name: "jfs-mount", Image: local.DefaultClient, Command: []string{"sh", "-c", script},
 				SecurityContext: &corev1.SecurityContext{Privileged: &privileged},
 				EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
 					LocalObjectReference: corev1.LocalObjectReference{Name: secretName},
