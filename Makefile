@@ -110,9 +110,11 @@ lint-go: $(GOLANGCI_LINT)
 	done; exit $$fail
 
 # Commands are argument vectors. No linter looks into arguments, so this does.
+# ADR 0010 says where the existing driver makes us run a shell all the same.
 .PHONY: lint-shell
 lint-shell:
-	@! grep -rnE --include='*.go' --exclude='*_test.go' '"(/(usr/)?bin/)?(ba|da|a)?sh"' libs services cli || \
+	@! grep -rnE --include='*.go' --exclude='*_test.go' --exclude-dir=nodetest '"(/(usr/)?bin/)?(ba|da|a)?sh"' libs services cli | \
+	  grep -v '// ADR 0010$$' || \
 	  { echo "a shell is never started: build an argument vector" >&2; exit 1; }
 
 # Contracts are compared with the last release, or with main before the first.

@@ -103,7 +103,7 @@ func asExistingDriver(pod *corev1.Pod, s Start) {
 	container.VolumeMounts = slices.DeleteFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool {
 		return slices.Contains(ours, m.Name)
 	})
-	container.Command = []string{"sh", "-c", script(s)}
+	container.Command = []string{"sh", "-c", script(s)} // ADR 0010
 	container.EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
 		LocalObjectReference: corev1.LocalObjectReference{Name: s.Target.Client.SecretName},
 	}}}
