@@ -44,7 +44,8 @@ func TestAVolumeOfTheExistingDriverMovesOver(t *testing.T) {
 	old := s.theMountPod(volume.Name)
 	stop()
 
-	s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, os.Stderr, installValues()...))
+	values := append(installValues(), "mountmgr.migration=true")
+	s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, os.Stderr, values...))
 	s.driverReady()
 	s.advances("writer")
 	s.app("second", "data", onNode("node-1"))
