@@ -99,6 +99,8 @@ func (p *predecessor) start() (stop func()) {
 // makeMountPod makes the Secret and the pod as the existing driver does.
 func (p *predecessor) makeMountPod(secret map[string]string) {
 	p.Helper()
+	// A client whose descriptor is kept by others does not make its mount point.
+	p.must(env.cluster.NodeExec(p.ctx, "node-1", quiet(), "mkdir", "-p", "/var/lib/juicefs/volume/"+p.mount))
 	name := "juicefs-" + p.volume + "-secret"
 	_, err := env.kube.CoreV1().Secrets(local.Namespace).Create(p.ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"juicefs/secret": "true"}},
