@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/juicefs-csi/driver/test/local"
 )
@@ -108,8 +109,13 @@ func (p *predecessor) makeMountPod(secret map[string]string) {
 	}, metav1.CreateOptions{})
 	p.must(err)
 	p.Cleanup(func() { _ = env.kube.CoreV1().Secrets(local.Namespace).Delete(p.ctx, name, metav1.DeleteOptions{}) })
-	_, err = env.kube.CoreV1().Pods(local.Namespace).Create(p.ctx, p.mountPod(name, secret), metav1.CreateOptions{})
+	pods := env.kube.CoreV1().Pods(local.Namespace)
+	pod, err := pods.Create(p.ctx, p.mountPod(name, secret), metav1.CreateOptions{})
 	p.must(err)
+	p.Cleanup(func() { // Nobody else does when the test has failed.
+		_, _ = pods.Patch(p.ctx, pod.Name, types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		_ = pods.Delete(p.ctx, pod.Name, metav1.DeleteOptions{})
+	})
 	p.eventually("the mount pod of the existing driver serves", func() error {
 		line := " /var/lib/juicefs/volume/" + p.mount + " .*fuse.juicefs"
 		return env.cluster.NodeExec(p.ctx, "node-1", quiet(), "grep", "-q", line, "/proc/self/mountinfo")
