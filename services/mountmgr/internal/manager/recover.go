@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/containerd/errdefs"
-
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
@@ -54,7 +52,7 @@ func (m *mount) recover(ctx context.Context) error {
 			return ctx.Err()
 		case errors.Is(err, errConnectionEnded):
 			return m.transition(lifecycle.Lost, "ConnectionEnded", err.Error())
-		case errdefs.IsNotFound(err) && !m.mayBeFound():
+		case m.isGone(err):
 			return m.transition(lifecycle.Lost, "DescriptorLost", err.Error())
 		case recoverCtx.Err() != nil:
 			return m.transition(lifecycle.Lost, "RecoveryFailed", err.Error())
