@@ -228,8 +228,10 @@ func (m *mount) cancelWithPod(ctx context.Context, podUID string, cancel func())
 	}
 }
 
-// mayBeFound tells of a connection that is not in the vault whether a client may
-// still be found that holds it.
+// isGone tells from what has failed that nobody holds the connection: it is not in
+// the vault, and no client may be found any more that has it.
+func (m *mount) isGone(err error) bool { return errdefs.IsNotFound(err) && !m.mayBeFound() }
+
 func (m *mount) mayBeFound() bool {
 	record := m.snapshot()
 	_, err := kernelmount.Minor(record.MountPath)

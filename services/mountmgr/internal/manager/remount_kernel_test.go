@@ -248,13 +248,12 @@ func newNode(t *testing.T, shared bool) *nodetest.Node {
 	if !shared {
 		return n
 	}
-	for _, directory := range []string{n.KubeletDir(), filepath.Join(n.Dir, "volume")} {
-		if err := unix.Mount(directory, directory, "", unix.MS_BIND, ""); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Mount("", directory, "", unix.MS_SHARED, ""); err != nil {
-			t.Fatal(err)
-		}
+	// The directory of mounts is so on every node.
+	if err := unix.Mount(n.KubeletDir(), n.KubeletDir(), "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", n.KubeletDir(), "", unix.MS_SHARED, ""); err != nil {
+		t.Fatal(err)
 	}
 	return n
 }

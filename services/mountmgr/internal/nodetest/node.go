@@ -98,7 +98,7 @@ func newNode(tb testing.TB, prepare func(*Node)) *Node {
 	}
 	if err := errors.Join(
 		unix.Mount(n.path("volume"), n.path("volume"), "", unix.MS_BIND, ""),
-		// Not a peer of what it covers: each mount would be there twice.
+		// Not a peer of what it covers: each mount in it would be there twice.
 		unix.Mount("", n.path("volume"), "", unix.MS_PRIVATE, ""),
 		unix.Mount("", n.path("volume"), "", unix.MS_SHARED, ""),
 	); err != nil {
