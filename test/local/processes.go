@@ -23,7 +23,8 @@ func Processes(executable string, cgroup ...string) ([]int, error) {
 			continue
 		}
 		path, err := os.Readlink(filepath.Join("/proc", entry.Name(), "exe"))
-		if err != nil || filepath.Base(path) != executable {
+		// The file of a running program may have been replaced by another release.
+		if err != nil || strings.TrimSuffix(filepath.Base(path), " (deleted)") != executable {
 			continue
 		}
 		text, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
