@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"testing"
 	"time"
@@ -78,6 +79,9 @@ func (s *supervisor) holds() bool {
 // process starts a program that ends when it is told to by SIGHUP, or ignores it.
 func process(t *testing.T, script string) launcher.Process {
 	t.Helper()
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, unix.SIGHUP) // Or the shell never hears it, when the tests run under nohup.
+	t.Cleanup(func() { signal.Stop(heard) })
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
