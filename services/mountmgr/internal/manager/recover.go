@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/containerd/errdefs"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
@@ -67,7 +66,7 @@ func (m *mount) lostBy(ctx context.Context, err error, late bool) string {
 	switch {
 	case errors.Is(err, errConnectionEnded):
 		return "ConnectionEnded"
-	case errdefs.IsNotFound(err) && !m.mayBeFound():
+	case m.isGone(err):
 		return "DescriptorLost"
 	case late:
 		return "RecoveryFailed"
