@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
