@@ -141,7 +141,8 @@ func (m *mount) transition(to lifecycle.State, reason, message string, changes .
 	})
 }
 
-// update changes the record: on disk first, in memory when that succeeded.
+// update changes the record: on disk first, in memory when that succeeded. A
+// change that returns errUnchanged is none, and no error.
 func (m *mount) update(change func(*store.Record) error) error {
 	return m.updateBy(m.manager.Store.PutMount, change)
 }
@@ -151,7 +152,10 @@ func (m *mount) updateBy(put func(store.Record) error, change func(*store.Record
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next := m.record.Clone()
-	if err := change(&next); err != nil {
+	switch err := change(&next); {
+	case errors.Is(err, errUnchanged):
+		return nil
+	case err != nil:
 		return err
 	}
 	if next.State == lifecycle.Gone {
@@ -216,9 +220,6 @@ func (m *mount) join(settings volume.Settings, reference store.Reference) (bool,
 		joined = true
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		return false, nil
-	}
 	if joined {
 		m.manager.assign(reference, m)
 	}
@@ -245,7 +246,7 @@ func (m *mount) dropReference(target string) error {
 		r.References = slices.DeleteFunc(r.References, func(held store.Reference) bool { return held.TargetPath == target })
 		return nil
 	})
-	if err != nil && !errors.Is(err, errUnchanged) {
+	if err != nil {
 		return err
 	}
 	m.manager.forget(target, m)

@@ -151,18 +151,18 @@ func (m *mount) noteUnresized(pod *corev1.Pod) {
 
 // notePodProblem remembers what is wrong with a pod that goes on serving.
 func (m *mount) notePodProblem(problem store.PodProblem) error {
+	isNew := false
 	err := m.update(func(r *store.Record) error {
 		if r.PodProblem != nil && *r.PodProblem == problem {
 			return errUnchanged
 		}
-		r.PodProblem = &problem
+		r.PodProblem, isNew = &problem, true
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		return nil
+	if isNew {
+		m.log.Warn("mount pod keeps other resources than it should have",
+			logkeys.PodUID, problem.PodUID, logkeys.Reason, problem.Reason, logkeys.Message, problem.Message)
 	}
-	m.log.Warn("mount pod keeps other resources than it should have",
-		logkeys.PodUID, problem.PodUID, logkeys.Reason, problem.Reason, logkeys.Message, problem.Message)
 	return err
 }
 
@@ -215,17 +215,13 @@ func (m *mount) noteShape() error {
 		return nil // No spare mount pod is for a classic client.
 	}
 	shape := m.manager.Spares.Use(settings)
-	err = m.update(func(r *store.Record) error {
+	return m.update(func(r *store.Record) error {
 		if r.Client.PodName == "" || r.Client.Shape == shape {
 			return errUnchanged
 		}
 		r.Client.Shape = shape
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		return nil
-	}
-	return err
 }
 
 // ours tells the pods of this driver from those of the existing one.

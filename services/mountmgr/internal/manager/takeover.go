@@ -3,7 +3,6 @@ package manager
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,6 +193,7 @@ func (m *Manager) lockTargets(references []store.Reference) (func(), error) {
 // perhaps published it further, while this mount manager was away. The targets
 // of found are locked and no other mount's.
 func (m *mount) adoptAnew(found classic.Mount) error {
+	var added []store.Reference
 	err := m.update(func(r *store.Record) error {
 		if r.Client.Mode != store.ModeClassic || r.Client.PodUID == found.Client.PodUID || r.State.Ended() {
 			return errUnchanged
@@ -202,15 +202,13 @@ func (m *mount) adoptAnew(found classic.Mount) error {
 		r.Adopted = &store.Adopted{Options: found.Options, Kernel: found.Kernel}
 		r.References = append(r.References, found.References...)
 		r.DeleteAt = time.Time{}
+		added = found.References
 		return nil
 	})
-	switch {
-	case errors.Is(err, errUnchanged):
-		return nil
-	case err != nil:
+	if err != nil {
 		return err
 	}
-	for _, reference := range found.References {
+	for _, reference := range added {
 		m.manager.assign(reference, m)
 	}
 	return nil

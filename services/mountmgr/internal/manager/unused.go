@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"errors"
 	"time"
 
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
@@ -32,9 +31,6 @@ func (m *mount) settleUnused() (drained bool, at time.Time, err error) {
 		drained = true
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		err = nil
-	}
 	return drained, at, err
 }
 

@@ -166,9 +166,6 @@ func (m *mount) beginUpgrade(request UpgradeRequest) (store.Upgrade, error) {
 		r.Upgrade = &upgrade
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		err = nil
-	}
 	return upgrade, err
 }
 
@@ -193,7 +190,7 @@ func (m *mount) abortUpgrade(upgradeID string) (store.Upgrade, error) {
 // reach records a phase of the upgrade that runs, if one does; errAborted when
 // it shall not go on.
 func (m *mount) reach(phase store.UpgradePhase) error {
-	err := m.update(func(r *store.Record) error {
+	return m.update(func(r *store.Record) error {
 		if !r.Upgrade.Running() {
 			return errUnchanged
 		}
@@ -203,10 +200,6 @@ func (m *mount) reach(phase store.UpgradePhase) error {
 		r.Upgrade.Phase = phase
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		return nil
-	}
-	return err
 }
 
 // adopt makes the settings of an upgrade those of the mount: its client has
@@ -247,17 +240,13 @@ func (m *mount) rollBack(ctx context.Context, cause error) error {
 
 // endUpgrade ends a running upgrade that failed; the mount goes on in its state.
 func (m *mount) endUpgrade(cause error) error {
-	err := m.update(func(r *store.Record) error {
+	return m.update(func(r *store.Record) error {
 		if !r.Upgrade.Running() {
 			return errUnchanged
 		}
 		r.Upgrade.End(store.UpgradeRolledBack, cause.Error())
 		return nil
 	})
-	if errors.Is(err, errUnchanged) {
-		return nil
-	}
-	return err
 }
 
 // settle ends an upgrade that a change of the mount's state decides.
