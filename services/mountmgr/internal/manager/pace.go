@@ -11,8 +11,8 @@ const (
 	// steadyTime is how long a client must serve for the next replacement not
 	// to count as one of a series.
 	steadyTime = time.Minute
-	// firstPause is before the first replacement that is delayed; it doubles
-	// with each further one up to longestPause.
+	// firstPause is before the first replacement or remount that is delayed; it
+	// doubles with each further one up to longestPause.
 	firstPause   = time.Second
 	longestPause = 30 * time.Second
 	// planned and unplanned are how many replacements of a series come at once:

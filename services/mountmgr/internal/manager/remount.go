@@ -20,13 +20,6 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
 
-// A remount that failed is tried again after remountBackoff, twice that and so
-// on, up to remountBackoffLimit.
-const (
-	remountBackoff      = time.Second
-	remountBackoffLimit = 30 * time.Second
-)
-
 // vaultTimeout bounds a question to the vault, which answers from memory.
 const vaultTimeout = 2 * time.Second
 
@@ -73,7 +66,7 @@ func (m *mount) lost(ctx context.Context) error {
 	record := m.snapshot()
 	m.closeSession()
 	if m.isServedByOthers(ctx) {
-		pause(ctx, remountBackoffLimit)
+		pause(ctx, longestPause)
 		return ctx.Err() // Called again.
 	}
 	if err := kernelmount.Abort(record.MountPath, record.DeviceMinor); err != nil {
@@ -82,7 +75,7 @@ func (m *mount) lost(ctx context.Context) error {
 	if len(record.References) == 0 {
 		return m.transition(lifecycle.Draining, "Unused", "")
 	}
-	if wait := time.Until(record.StateSince.Add(m.backoff())); wait > 0 {
+	if wait := time.Until(record.StateSince.Add(backOff(m.remounts))); wait > 0 {
 		ctx, cancel := context.WithTimeout(ctx, wait)
 		defer cancel()
 		select {
@@ -96,14 +89,6 @@ func (m *mount) lost(ctx context.Context) error {
 	}
 	path := filepath.Join(filepath.Dir(record.MountPath), pathName(record.UniqueID)+"-"+randomSuffix())
 	return m.transition(lifecycle.Remounting, record.Reason, record.Message, func(r *store.Record) { leaveConnection(r, path) })
-}
-
-// backoff is how long the next remount has to wait.
-func (m *mount) backoff() time.Duration {
-	if m.remounts == 0 {
-		return 0
-	}
-	return min(remountBackoff<<min(m.remounts-1, 10), remountBackoffLimit)
 }
 
 // leaveConnection makes a record's connection a previous one. One that no
