@@ -73,8 +73,8 @@ func TestAMountOfTheExistingDriverMovesOverAndBack(t *testing.T) {
 			}
 			t.Run("killed", func(t *testing.T) { crashClassic(t, n, record, filepath.Join(one, "f")) })
 
-			w := startWriter(t, n, filepath.Join(one, "log"))
-			w.awaitMore(t, 50)
+			w := nodetest.StartWriter(t, filepath.Join(one, "log"))
+			w.AwaitMore(t, 50)
 			phases, last := upgrade(t, n, record.ID, manager.UpgradeRequest{})
 			if last.Phase != store.UpgradeCommitted {
 				t.Fatalf("phases %v: %s", phases, last.Message)
@@ -86,7 +86,7 @@ func TestAMountOfTheExistingDriverMovesOverAndBack(t *testing.T) {
 			if n.Kubelet.Running(string(pod.UID)) {
 				t.Error("the pod of the existing driver runs")
 			}
-			w.awaitMore(t, 50)
+			w.AwaitMore(t, 50)
 
 			n.StopManager()
 			n.ClassicPods = true
@@ -99,8 +99,8 @@ func TestAMountOfTheExistingDriverMovesOverAndBack(t *testing.T) {
 			if err := servedAs(t, n, record.ID, store.ModeClassic); err != nil {
 				t.Error(err)
 			}
-			w.awaitMore(t, 50)
-			w.stopAndCheck(t, n)
+			w.AwaitMore(t, 50)
+			w.StopAndCheck(t, n)
 			back := current(t, n, record.ID)
 			for _, target := range []string{one, two} {
 				if err := n.Manager.Unpublish(t.Context(), target); err != nil {

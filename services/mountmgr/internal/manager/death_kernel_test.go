@@ -231,12 +231,12 @@ func TestDeathInAFailedStart(t *testing.T) {
 }
 
 // withWriter is a published volume with a writer that must see no error.
-func withWriter(t *testing.T, n *nodetest.Node) (store.Record, *writer) {
+func withWriter(t *testing.T, n *nodetest.Node) (store.Record, *nodetest.Writer) {
 	t.Helper()
 	target := n.Target("one")
 	record := publish(t, n, "pv-1", target)
-	w := startWriter(t, n, filepath.Join(target, "log"))
-	w.awaitMore(t, 20)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 20)
 	return record, w
 }
 
@@ -259,14 +259,14 @@ func dieInAHandOver(t *testing.T, again bool) {
 		over: func() error { return serves(n, old) },
 		settle: func(bool) {
 			n.Eventually("a successor serves", func() error { return serves(n, old) })
-			w.awaitMore(t, 10)
+			w.AwaitMore(t, 10)
 			old = n.Manager.List()[0]
 			// The next one is none of a series.
 			n.StopManager()
 			n.StartManager()
 		},
 	})
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 }
 
 func TestDeathInAnUpgrade(t *testing.T) {
@@ -298,11 +298,11 @@ func TestDeathInAnUpgrade(t *testing.T) {
 		over: ended,
 		settle: func(bool) {
 			n.Eventually("the upgrade has ended", ended)
-			w.awaitMore(t, 10)
+			w.AwaitMore(t, 10)
 			old = n.Manager.List()[0]
 		},
 	})
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 }
 
 // What a client that is killed had not written is lost in this release, so that

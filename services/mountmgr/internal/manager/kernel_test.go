@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodetest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -91,8 +93,8 @@ func TestAWriterSurvivesTheDeletionOfItsMountPod(t *testing.T) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	record := publish(t, n, "pv-1", target)
-	w := startWriter(t, n, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	for round := range 3 {
 		old := current(t, n, record.ID)
 		if err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), old.Client.PodName, deleteOptions()); err != nil {
@@ -105,17 +107,17 @@ func TestAWriterSurvivesTheDeletionOfItsMountPod(t *testing.T) {
 			}
 			return nil
 		})
-		w.awaitMore(t, 50)
+		w.AwaitMore(t, 50)
 	}
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 }
 
 func TestAWriterSurvivesAManagerThatEndsInAHandOver(t *testing.T) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	record := publish(t, n, "pv-1", target)
-	w := startWriter(t, n, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	for round := range 12 {
 		old := current(t, n, record.ID)
 		if err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), old.Client.PodName, deleteOptions()); err != nil {
@@ -133,9 +135,9 @@ func TestAWriterSurvivesAManagerThatEndsInAHandOver(t *testing.T) {
 			}
 			return nil
 		})
-		w.awaitMore(t, 20)
+		w.AwaitMore(t, 20)
 	}
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 }
 
 func TestReadersSurviveKills(t *testing.T) {
@@ -223,3 +225,5 @@ func current(t *testing.T, n *nodetest.Node, id string) store.Record {
 	}
 	return record
 }
+
+func deleteOptions() metav1.DeleteOptions { return metav1.DeleteOptions{} }

@@ -154,19 +154,19 @@ func TestAColdPublishTakesTheSpare(t *testing.T) {
 
 func TestHandOverTakesTheSpare(t *testing.T) {
 	n, record := nodeWithSpares(t, spare.Options{Count: 1})
-	w := startWriter(t, n, filepath.Join(n.Target("zero"), "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(n.Target("zero"), "log"))
+	w.AwaitMore(t, 50)
 	served := servedBySpareAfter(t, n, record.ID, func(c store.Client) error {
 		return n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), c.PodName, deleteOptions())
 	})
-	w.awaitMore(t, 50)
+	w.AwaitMore(t, 50)
 	awaitIdle(n, 1)
 	spares := spareUIDs(t, n)
 	if upgrade(t, n, record.ID, manager.UpgradeRequest{}); current(t, n, record.ID).Client.PodUID != spares[0] {
 		t.Errorf("the upgraded client has pod %s, as before: %s, want the spare %v", current(t, n, record.ID).Client.PodUID, served, spares)
 	}
-	w.awaitMore(t, 50)
-	w.stopAndCheck(t, n)
+	w.AwaitMore(t, 50)
+	w.StopAndCheck(t, n)
 	everyPodHasAPlace(t, n, 1)
 }
 

@@ -114,10 +114,10 @@ func TestAShutdownOfTheNodeIsNotFought(t *testing.T) {
 		return nil
 	})
 	t.Logf("three refusals in %v", time.Since(began).Round(time.Millisecond))
-	w.awaitMore(t, 50)
+	w.AwaitMore(t, 50)
 	n.Kubelet.Refuse(nil) // The shutdown is cancelled.
 	n.Eventually("a successor serves", func() error { return serves(n, record) })
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 }
 
 // Kubelet reports a pod that it is about to end as failed while it still runs.
@@ -145,13 +145,13 @@ func TestAClientThatServesIsKeptWhateverItsPodSays(t *testing.T) {
 				}
 				return nil
 			})
-			w.awaitMore(t, 50)
+			w.AwaitMore(t, 50)
 			if now := current(t, n, record.ID); now.State != "HandingOver" || now.Client.PodUID != record.Client.PodUID {
 				t.Errorf("state %s, pod %s", now.State, now.Client.PodName)
 			}
 			n.Kubelet.Refuse(nil)
 			n.Eventually("a successor serves", func() error { return serves(n, record) })
-			w.stopAndCheck(t, n)
+			w.StopAndCheck(t, n)
 		})
 	}
 }

@@ -54,8 +54,8 @@ func TestAWriterSurvivesUpgrades(t *testing.T) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	record := publishOlder(t, n, target)
-	w := startWriter(t, n, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	plan, err := n.Manager.PlanUpgrade(record.ID, manager.UpgradeRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestAWriterSurvivesUpgrades(t *testing.T) {
 		if now.Client.Image != c.image || now.Client.PodUID == old.Client.PodUID || now.Successor != nil || now.State != "Serving" {
 			t.Errorf("after the upgrade to %s: %s, %+v", c.image, now.State, now.Client)
 		}
-		w.awaitMore(t, 50)
+		w.AwaitMore(t, 50)
 		t.Logf("%s: nobody served for %v", c.image, last.Pause.Round(time.Millisecond))
 	}
 	plan, err = n.Manager.PlanUpgrade(record.ID, manager.UpgradeRequest{})
@@ -95,21 +95,21 @@ func TestAWriterSurvivesUpgrades(t *testing.T) {
 	if joined := publish(t, n, "pv-1", n.Target("two")); joined.ID != record.ID {
 		t.Errorf("a new target has mount %s, want %s", joined.ID, record.ID)
 	}
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 }
 
 func TestAnUpgradeThatFailsIsRolledBack(t *testing.T) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	record := publishOlder(t, n, target)
-	w := startWriter(t, n, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	phases, last := upgrade(t, n, record.ID, manager.UpgradeRequest{Image: "mount:none"})
 	if !slices.Equal(phases, []store.UpgradePhase{store.UpgradePlanned, store.UpgradeRolledBack}) || last.Message == "" {
 		t.Errorf("phases %v, %q", phases, last.Message)
 	}
 	n.Eventually("the old client serves", func() error { return servedBy(t, n, record) })
-	w.awaitMore(t, 50)
+	w.AwaitMore(t, 50)
 	if _, err := n.Manager.AbortUpgrade(t.Context(), record.ID, last.ID); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("abort of what is over: %v", err)
 	}
@@ -133,8 +133,8 @@ func TestAnUpgradeThatFailsIsRolledBack(t *testing.T) {
 		t.Errorf("ended %+v", u)
 	}
 	n.Eventually("the old client serves", func() error { return servedBy(t, n, record) })
-	w.awaitMore(t, 50)
-	w.stopAndCheck(t, n)
+	w.AwaitMore(t, 50)
+	w.StopAndCheck(t, n)
 }
 
 func servedBy(t *testing.T, n *nodetest.Node, old store.Record) error {
@@ -171,8 +171,8 @@ func TestAnUpgradeSurvivesTheManager(t *testing.T) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	record := publishOlder(t, n, target)
-	w := startWriter(t, n, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	images := []string{nodetest.Image, olderImage}
 	for round, until := range store.UpgradePhases()[:4] {
 		image := images[round%2]
@@ -204,7 +204,7 @@ func TestAnUpgradeSurvivesTheManager(t *testing.T) {
 		if !committed { // The next round shall change the image.
 			upgrade(t, n, record.ID, manager.UpgradeRequest{Image: image})
 		}
-		w.awaitMore(t, 20)
+		w.AwaitMore(t, 20)
 	}
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 }

@@ -52,8 +52,8 @@ func TestAMountPodOfAnotherUser(t *testing.T) {
 		t.Errorf("the client keeps no cache: %v, %v", entries, err)
 	}
 
-	w := startWriter(t, n, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	pods := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace)
 	if err := pods.Delete(t.Context(), record.Client.PodName, deleteOptions()); err != nil {
 		t.Fatal(err)
@@ -65,8 +65,8 @@ func TestAMountPodOfAnotherUser(t *testing.T) {
 		}
 		return nil
 	})
-	w.awaitMore(t, 50)
-	w.stopAndCheck(t, n)
+	w.AwaitMore(t, 50)
+	w.StopAndCheck(t, n)
 	checkUser(t, n, current(t, n, record.ID), user)
 }
 

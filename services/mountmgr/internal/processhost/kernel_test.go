@@ -96,8 +96,8 @@ func TestAWriterSurvivesTheLifeOfAProcess(t *testing.T) {
 	if record.Client.Mode != store.ModeProcess || record.Client.Image != olderImage {
 		t.Fatalf("the client is %+v", record.Client)
 	}
-	w := startWriter(t, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	for _, step := range []struct {
 		name string
 		do   func(store.Record)
@@ -117,14 +117,14 @@ func TestAWriterSurvivesTheLifeOfAProcess(t *testing.T) {
 			}
 			return serves(t, n, before)
 		})
-		w.awaitMore(t, 50)
+		w.AwaitMore(t, 50)
 		after := current(t, n, record.ID).Client
 		t.Logf("%s: process %d, then %d", step.name, before.Client.Launcher.PID, after.Launcher.PID)
 		if after.PodUID != before.Client.PodUID {
 			n.Eventually("the old process is gone", func() error { return processGone(n, before.Client) })
 		}
 	}
-	w.stopAndCheck(t, n)
+	w.StopAndCheck(t, n)
 	last := current(t, n, record.ID).Client
 	if err := n.Manager.Unpublish(t.Context(), target); err != nil {
 		t.Fatal(err)
@@ -251,13 +251,13 @@ func TestAMountMovesFromItsPodToAProcess(t *testing.T) {
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	record := publish(t, n, "pv-1", target, map[string]string{"juicefs/mount-image": olderImage})
-	w := startWriter(t, filepath.Join(target, "log"))
-	w.awaitMore(t, 50)
+	w := nodetest.StartWriter(t, filepath.Join(target, "log"))
+	w.AwaitMore(t, 50)
 	n.StopManager()
 	n.UseProcesses()
 	n.StartManager()
 	n.Eventually("the pod serves on", func() error { return serves(t, n, record) })
-	w.awaitMore(t, 50)
+	w.AwaitMore(t, 50)
 	if now := current(t, n, record.ID); now.Client.PodUID != record.Client.PodUID || now.Recoveries != 0 {
 		t.Errorf("after the change of the mode: %+v", now.Client)
 	}
@@ -271,8 +271,8 @@ func TestAMountMovesFromItsPodToAProcess(t *testing.T) {
 		}
 		return nil
 	})
-	w.awaitMore(t, 50)
-	w.stopAndCheck(t, n)
+	w.AwaitMore(t, 50)
+	w.StopAndCheck(t, n)
 	last := current(t, n, record.ID).Client
 	if err := n.Manager.Unpublish(t.Context(), target); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,4 @@
-//go:build kernel
-
-package manager_test
+package nodetest
 
 import (
 	"bufio"
@@ -10,15 +8,11 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/nodetest"
 )
 
-// writer appends numbered lines to a file that it holds open, with fsync, in a
+// Writer appends numbered lines to a file that it holds open, with fsync, in a
 // process of its own, and tells every number that was acknowledged.
-type writer struct {
+type Writer struct {
 	cmd   *exec.Cmd
 	path  string
 	acked atomic.Int64
@@ -38,18 +32,20 @@ while True:
     time.sleep(0.002)
 `
 
-func startWriter(t *testing.T, _ *nodetest.Node, path string) *writer {
-	t.Helper()
-	w := &writer{cmd: exec.Command("python3", "-c", writerProgram, path), path: path, ended: make(chan error, 1)}
+// StartWriter starts a writer of the file at path, which ends with the test.
+func StartWriter(tb testing.TB, path string) *Writer {
+	tb.Helper()
+	cmd := exec.Command("python3", "-c", writerProgram, path) //nolint:noctx // It lives until the test ends.
+	w := &Writer{cmd: cmd, path: path, ended: make(chan error, 1)}
 	w.acked.Store(-1)
 	stdout, err := w.cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var stderr strings.Builder
 	w.cmd.Stderr = &stderr
 	if err := w.cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	go func() {
 		scanner := bufio.NewScanner(stdout)
@@ -62,13 +58,13 @@ func startWriter(t *testing.T, _ *nodetest.Node, path string) *writer {
 		w.tail.Store(stderr.String())
 		w.ended <- err
 	}()
-	t.Cleanup(func() { _ = w.cmd.Process.Kill() })
+	tb.Cleanup(func() { _ = w.cmd.Process.Kill() })
 	return w
 }
 
-// awaitMore waits until count further lines are acknowledged.
-func (w *writer) awaitMore(t *testing.T, count int64) {
-	t.Helper()
+// AwaitMore waits until count further lines are acknowledged.
+func (w *Writer) AwaitMore(tb testing.TB, count int64) {
+	tb.Helper()
 	want := w.acked.Load() + count
 	deadline := time.NewTimer(60 * time.Second)
 	defer deadline.Stop()
@@ -77,36 +73,34 @@ func (w *writer) awaitMore(t *testing.T, count int64) {
 	for w.acked.Load() < want {
 		select {
 		case err := <-w.ended:
-			t.Fatalf("the writer saw an error: %v: %v", err, w.tail.Load())
+			tb.Fatalf("the writer saw an error: %v: %v", err, w.tail.Load())
 		case <-deadline.C:
-			t.Fatalf("the writer stands at line %d", w.acked.Load())
+			tb.Fatalf("the writer stands at line %d", w.acked.Load())
 		case <-ticker.C:
 		}
 	}
 }
 
-// stopAndCheck ends the writer and looks for every acknowledged line.
-func (w *writer) stopAndCheck(t *testing.T, n *nodetest.Node) {
-	t.Helper()
+// StopAndCheck ends the writer and looks for every acknowledged line.
+func (w *Writer) StopAndCheck(tb testing.TB, n *Node) {
+	tb.Helper()
 	_ = w.cmd.Process.Kill()
 	if err := <-w.ended; err == nil {
-		t.Error("the writer ended by itself")
+		tb.Error("the writer ended by itself")
 	}
 	acked := w.acked.Load()
 	text, err := n.Command("cat", w.path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if int64(len(lines)) < acked+1 {
-		t.Fatalf("%d lines were acknowledged, %d are there", acked+1, len(lines))
+		tb.Fatalf("%d lines were acknowledged, %d are there", acked+1, len(lines))
 	}
 	for i, line := range lines {
 		if line != strconv.Itoa(i) {
-			t.Fatalf("line %d holds %q", i, line)
+			tb.Fatalf("line %d holds %q", i, line)
 		}
 	}
-	t.Logf("%d acknowledged lines are there", acked+1)
+	tb.Logf("%d acknowledged lines are there", acked+1)
 }
-
-func deleteOptions() metav1.DeleteOptions { return metav1.DeleteOptions{} }
