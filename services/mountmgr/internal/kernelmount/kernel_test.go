@@ -15,6 +15,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/mountinfo"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 )
 
@@ -48,24 +49,9 @@ type served struct {
 // newMount makes a connection that nobody serves.
 func newMount(t *testing.T, directory, name string) served {
 	t.Helper()
-	if err := kernelmount.MountConnections(); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(directory, name)
-	fuse, minor, err := kernelmount.Mount(path, volume.KernelMount{
+	fuse, minor := clienttest.Unserved(t, path, volume.KernelMount{
 		Source: "JuiceFS:test", Flags: unix.MS_NOSUID | unix.MS_NODEV, MaxRead: 131072, DefaultPermissions: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := kernelmount.Abort(path, minor); err != nil {
-			t.Error(err)
-		}
-		if err := kernelmount.Remove(path); err != nil {
-			t.Error(err)
-		}
-		_ = fuse.Close()
 	})
 	return served{path: path, minor: minor, fuse: fuse}
 }

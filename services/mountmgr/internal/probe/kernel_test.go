@@ -18,6 +18,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/mountinfo"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/probe"
 )
@@ -26,21 +27,8 @@ import (
 // is aborted, and nothing at all after that. This process holds its descriptor,
 // as the mount manager does.
 func TestADeadMount(t *testing.T) {
-	if err := kernelmount.MountConnections(); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), "mount")
-	fuse, minor, err := kernelmount.Mount(path, volume.KernelMount{Source: "JuiceFS:dead"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = kernelmount.Abort(path, minor)
-		if err := kernelmount.Remove(path); err != nil {
-			t.Error(err)
-		}
-		_ = fuse.Close()
-	})
+	_, minor := clienttest.Unserved(t, path, volume.KernelMount{Source: "JuiceFS:dead"})
 	prober := newProber()
 	goroutines, descriptors := runtime.NumGoroutine(), count(t)
 	for name, ask := range map[string]func(ctx context.Context) error{
@@ -104,22 +92,9 @@ func TestAClientThatHangs(t *testing.T) {
 // test, and then nothing may be left of its probes.
 func hanging(t *testing.T) (string, *os.File) {
 	t.Helper()
-	if err := kernelmount.MountConnections(); err != nil {
-		t.Fatal(err)
-	}
 	path := filepath.Join(t.TempDir(), "mount")
-	fuse, minor, err := kernelmount.Mount(path, volume.KernelMount{Source: "JuiceFS:hangs"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = kernelmount.Abort(path, minor)
-		if err := kernelmount.Remove(path); err != nil {
-			t.Error(err)
-		}
-		_ = fuse.Close()
-		eventually(t, "every probe has ended", func() bool { return children(t) == 0 })
-	})
+	t.Cleanup(func() { eventually(t, "every probe has ended", func() bool { return children(t) == 0 }) })
+	fuse, _ := clienttest.Unserved(t, path, volume.KernelMount{Source: "JuiceFS:hangs"})
 	return path, fuse
 }
 

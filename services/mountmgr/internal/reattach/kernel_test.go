@@ -16,6 +16,7 @@ import (
 
 	"github.com/juicefs-csi/driver/libs/mountinfo"
 	"github.com/juicefs-csi/driver/libs/volume"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/clienttest"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/kernelmount"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/reattach"
 )
@@ -61,20 +62,7 @@ type served struct {
 
 func newMount(t *testing.T, path string) served {
 	t.Helper()
-	if err := kernelmount.MountConnections(); err != nil {
-		t.Fatal(err)
-	}
-	fuse, minor, err := kernelmount.Mount(path, volume.KernelMount{Source: "JuiceFS:test", Flags: unix.MS_NOSUID})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = kernelmount.Abort(path, minor)
-		if err := kernelmount.Remove(path); err != nil {
-			t.Error(err)
-		}
-		_ = fuse.Close()
-	})
+	_, minor := clienttest.Unserved(t, path, volume.KernelMount{Source: "JuiceFS:test", Flags: unix.MS_NOSUID})
 	return served{path: path, minor: minor}
 }
 
