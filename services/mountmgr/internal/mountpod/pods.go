@@ -51,14 +51,18 @@ func (p *Pods) WithLauncher(source Launcher) *Pods {
 // Create makes the pod of spec, whose node, namespace and launcher are those of
 // p, and returns its uid.
 func (p *Pods) Create(ctx context.Context, spec Spec) (string, error) {
+	return p.create(ctx, "mount pod", spec, Build)
+}
+
+func (p *Pods) create(ctx context.Context, what string, spec Spec, build func(Spec) (*corev1.Pod, error)) (string, error) {
 	spec.Node, spec.Namespace, spec.Launcher = p.node, p.namespace, p.launcher
-	pod, err := Build(spec)
+	pod, err := build(spec)
 	if err != nil {
 		return "", err
 	}
 	made, err := p.client.CoreV1().Pods(p.namespace).Create(ctx, pod, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("create mount pod %s/%s: %w", p.namespace, pod.Name, Native(err))
+		return "", fmt.Errorf("create %s %s/%s: %w", what, p.namespace, pod.Name, Native(err))
 	}
 	return string(made.UID), nil
 }

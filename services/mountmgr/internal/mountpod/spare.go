@@ -162,16 +162,7 @@ func class(r corev1.ResourceRequirements) corev1.PodQOSClass {
 
 // CreateSpare makes a spare of the shape key that spec has, and returns its uid.
 func (p *Pods) CreateSpare(ctx context.Context, spec Spec, key string) (string, error) {
-	spec.Node, spec.Namespace, spec.Launcher = p.node, p.namespace, p.launcher
-	pod, err := BuildSpare(spec, key)
-	if err != nil {
-		return "", err
-	}
-	made, err := p.client.CoreV1().Pods(p.namespace).Create(ctx, pod, metav1.CreateOptions{})
-	if err != nil {
-		return "", fmt.Errorf("create spare mount pod %s/%s: %w", p.namespace, pod.Name, Native(err))
-	}
-	return string(made.UID), nil
+	return p.create(ctx, "spare mount pod", spec, func(spec Spec) (*corev1.Pod, error) { return BuildSpare(spec, key) })
 }
 
 // Label gives a pod that was a spare the labels and annotations of the mount of
