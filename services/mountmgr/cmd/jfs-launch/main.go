@@ -139,23 +139,10 @@ func copyClient(arguments []string) (int, error) {
 }
 
 func remove(arguments []string) (int, error) {
-	options := launch.RemoveOptions{
-		Environment: os.Environ(),
-		ReapOrphans: os.Getpid() == 1,
-		Output:      os.Stdout,
-		Logger:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	}
-	flags := flag.NewFlagSet("remove", flag.ContinueOnError)
-	options.AddFlags(flags)
-	if err := flags.Parse(arguments); err != nil {
-		return 2, nil // flags has said why
-	}
-	if err := options.Validate(); err != nil {
-		return 2, err
-	}
-	spec, err := readSpec(options.SpecFile)
-	if err != nil {
-		return 1, err
+	options := launch.RemoveOptions{OnceOptions: onceOptions()}
+	spec, code, err := prepare("remove", arguments, &options, &options.SpecFile)
+	if spec == nil {
+		return code, err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
@@ -167,25 +154,42 @@ func remove(arguments []string) (int, error) {
 
 // classic runs a client that mounts by itself and is its own supervisor.
 func classic(arguments []string) (int, error) {
-	options := launch.ExecOptions{
+	options := onceOptions()
+	spec, code, err := prepare("classic", arguments, &options, &options.SpecFile)
+	if spec == nil {
+		return code, err
+	}
+	return 1, launch.Exec(context.Background(), spec, options)
+}
+
+func onceOptions() launch.OnceOptions {
+	return launch.OnceOptions{
 		Environment: os.Environ(),
 		ReapOrphans: os.Getpid() == 1,
 		Output:      os.Stdout,
 		Logger:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
-	flags := flag.NewFlagSet("classic", flag.ContinueOnError)
+}
+
+// settings are what flags set.
+type settings interface {
+	AddFlags(flags *flag.FlagSet)
+	Validate() error
+}
+
+// prepare reads the options of a command and its spec; without a spec it says
+// how the command ends.
+func prepare(name string, arguments []string, options settings, specFile *string) (*launchv1.Spec, int, error) {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
 	options.AddFlags(flags)
 	if err := flags.Parse(arguments); err != nil {
-		return 2, nil //nolint:nilerr // flags has said why
+		return nil, 2, nil //nolint:nilerr // flags has said why
 	}
 	if err := options.Validate(); err != nil {
-		return 2, err
+		return nil, 2, err
 	}
-	spec, err := readSpec(options.SpecFile)
-	if err != nil {
-		return 1, err
-	}
-	return 1, launch.Exec(context.Background(), spec, options)
+	spec, err := readSpec(*specFile)
+	return spec, 1, err
 }
 
 func readSpec(path string) (*launchv1.Spec, error) {

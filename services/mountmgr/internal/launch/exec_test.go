@@ -35,7 +35,7 @@ func TestAStageThatFailsKeepsTheClientFromBeingExecuted(t *testing.T) {
 		}},
 		Client: &launchv1.Process{Argv: []string{"/bin/false"}},
 	}
-	err = launch.Exec(t.Context(), spec, launch.ExecOptions{
+	err = launch.Exec(t.Context(), spec, launch.OnceOptions{
 		SpecFile: "spec.json", TerminationLog: log, Output: null, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err == nil || !strings.Contains(err.Error(), "format: exit code 3") {
@@ -44,7 +44,7 @@ func TestAStageThatFailsKeepsTheClientFromBeingExecuted(t *testing.T) {
 	if text, err := os.ReadFile(log); err != nil || !strings.Contains(string(text), "the cause") {
 		t.Errorf("termination log %q, %v", text, err)
 	}
-	if err := launch.Exec(t.Context(), &launchv1.Spec{}, launch.ExecOptions{}); !errdefs.IsInvalidArgument(err) {
+	if err := launch.Exec(t.Context(), &launchv1.Spec{}, launch.OnceOptions{}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("without a spec: %v", err)
 	}
 }

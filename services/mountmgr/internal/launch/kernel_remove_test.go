@@ -49,7 +49,8 @@ func remove(t *testing.T, fs clienttest.FileSystem, path string) error {
 	t.Helper()
 	spec := &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}
 	return launch.Remove(t.Context(), spec, launch.RemoveOptions{
-		SpecFile: "-", Path: path, Output: os.Stderr, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		OnceOptions: launch.OnceOptions{SpecFile: "-", Output: os.Stderr, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))},
+		Path:        path,
 	})
 }
 
@@ -62,7 +63,10 @@ func TestRealRemoveFails(t *testing.T) {
 	}
 	spec := &launchv1.Spec{Client: &launchv1.Process{Argv: fs.ClientArgv("/nowhere")}}
 	err := launch.Remove(t.Context(), spec, launch.RemoveOptions{
-		SpecFile: "-", Path: "/volume", TerminationLog: termination, Output: os.Stderr, Logger: slog.New(slog.DiscardHandler),
+		OnceOptions: launch.OnceOptions{
+			SpecFile: "-", TerminationLog: termination, Output: os.Stderr, Logger: slog.New(slog.DiscardHandler),
+		},
+		Path: "/volume",
 	})
 	if err == nil || !strings.Contains(err.Error(), "ended before") {
 		t.Errorf("got %v", err)

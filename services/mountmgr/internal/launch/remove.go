@@ -5,19 +5,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/clientfd"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/output"
-	"github.com/juicefs-csi/driver/services/mountmgr/internal/launch/process"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/privateclient"
 )
 
@@ -35,39 +32,25 @@ const (
 
 // RemoveOptions are the settings of Remove.
 type RemoveOptions struct {
-	// SpecFile is a launch.v1.Spec in JSON.
-	SpecFile string
+	OnceOptions
+
 	// Path is the directory to remove, as the file system's root sees it.
 	Path string
 	// Timeout bounds the removal; 0 does not.
 	Timeout time.Duration
-	// TerminationLog is written when the removal fails, if it exists.
-	TerminationLog string
-	// Environment is the program's own, of which PATH, HOME and TZ are passed on.
-	Environment []string
-	// PassEnv are names of further variables that are passed on.
-	PassEnv []string
-	// ReapOrphans is set for PID 1.
-	ReapOrphans bool
-	// Output receives what the stages and the client print.
-	Output *os.File
-	// Logger is for the program's own records.
-	Logger *slog.Logger
 }
 
 // AddFlags registers the flags of remove.
 func (o *RemoveOptions) AddFlags(flags *flag.FlagSet) {
-	flags.StringVar(&o.SpecFile, "spec", "", "`file` with the launch.v1.Spec of the file system in JSON")
-	passEnvFlag(flags, &o.PassEnv)
+	o.OnceOptions.AddFlags(flags)
 	flags.StringVar(&o.Path, "path", "", "`directory` to remove, absolute in the file system")
 	flags.DurationVar(&o.Timeout, "timeout", 0, "time `limit`; 0 for none")
-	flags.StringVar(&o.TerminationLog, "termination-log", defaultTerminationLog, terminationLogUsage)
 }
 
 // Validate says what is wrong: errdefs.ErrInvalidArgument.
-func (o RemoveOptions) Validate() error {
-	if o.SpecFile == "" {
-		return fmt.Errorf("no spec file: %w", errdefs.ErrInvalidArgument)
+func (o *RemoveOptions) Validate() error {
+	if err := o.OnceOptions.Validate(); err != nil {
+		return err
 	}
 	return privateclient.CheckPath(o.Path)
 }
@@ -85,28 +68,14 @@ func Remove(ctx context.Context, spec *launchv1.Spec, options RemoveOptions) err
 		defer cancel()
 		ctx = limited
 	}
-	passOn(spec, options.PassEnv, options.Environment)
-	log := output.NewLog(options.Output)
-	defer func() {
-		flush, cancel := context.WithTimeout(context.Background(), flushTimeout)
-		defer cancel()
-		log.Close(flush.Done())
-	}()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r := remover{
-		runner:  runner{processes: process.NewTable(options.ReapOrphans), own: options.Environment, log: log},
-		options: options, spec: spec, mask: newMask(spec),
-	}
-	go r.processes.Run(ctx)
-	stage, exit := r.run(ctx)
-	if exit == nil {
-		return nil
-	}
-	if err := writeTermination(options.TerminationLog, stage, exit); err != nil {
-		options.Logger.Warn("cannot write the termination message", logkeys.Error, err)
-	}
-	return fmt.Errorf("%s: exit code %d %s", stage, exit.GetCode(), exit.GetError())
+	return options.run(ctx, spec, func(ctx context.Context, stages runner) (string, *launchv1.ExitStatus) {
+		r := remover{runner: stages, options: options, spec: spec, mask: newMask(spec)}
+		lines, err := r.remove(ctx)
+		if err != nil {
+			return removeStage, &launchv1.ExitStatus{Code: 1, Stderr: lines, Error: r.mask.Apply(err.Error())}
+		}
+		return "", nil
+	})
 }
 
 // remover is one removal.
@@ -115,23 +84,6 @@ type remover struct {
 	options RemoveOptions
 	spec    *launchv1.Spec
 	mask    *output.Mask
-}
-
-// run returns the stage that failed and how; no status when all went well.
-func (r *remover) run(ctx context.Context) (stage string, failure *launchv1.ExitStatus) {
-	if err := writeFiles(r.spec.GetFiles()); err != nil {
-		return filesStage, &launchv1.ExitStatus{Code: -1, Error: err.Error()}
-	}
-	for _, stage := range r.spec.GetStages() {
-		if exit, succeeded := r.runStage(ctx, r.spec, stage); !succeeded {
-			return stage.GetName(), exit
-		}
-	}
-	lines, err := r.remove(ctx)
-	if err != nil {
-		return removeStage, &launchv1.ExitStatus{Code: 1, Stderr: lines, Error: r.mask.Apply(err.Error())}
-	}
-	return "", nil
 }
 
 // remove starts the client, has it remove the directory, and ends it. With an
