@@ -12,6 +12,7 @@ package clientfd
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -179,22 +180,32 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) accept() {
-	for {
-		conn, err := s.listener.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			s.logger.Warn("cannot accept the client", logkeys.Error, err)
-			<-time.After(acceptPause) // out of descriptors: do not spin
-			continue
-		}
+	for conn := range Accepted(s.listener, s.logger) {
 		go func() {
 			defer conn.Close() //nolint:errcheck // one exchange a connection
 			if err := s.exchange(conn); err != nil {
 				s.logger.Warn("exchange of the descriptor failed", logkeys.Error, err)
 			}
 		}()
+	}
+}
+
+// Accepted yields the connections of a listener until that is closed. Whoever
+// gets one closes it.
+func Accepted(listener *net.UnixListener, logger *slog.Logger) iter.Seq[*net.UnixConn] {
+	return func(yield func(*net.UnixConn) bool) {
+		for {
+			conn, err := listener.AcceptUnix()
+			switch {
+			case errors.Is(err, net.ErrClosed):
+				return
+			case err != nil:
+				logger.Warn("cannot accept a client", logkeys.Error, err)
+				<-time.After(acceptPause) // out of descriptors: do not spin
+			case !yield(conn):
+				return
+			}
+		}
 	}
 }
 

@@ -36,7 +36,6 @@ const (
 	exchangeTimeout = 2 * time.Second
 	// retryInterval paces attempts to reach a custody that is away.
 	retryInterval = 100 * time.Millisecond
-	acceptPause   = 100 * time.Millisecond
 	// socketMode lets root connect only.
 	socketMode = 0o600
 )
@@ -182,16 +181,7 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) accept() {
-	for {
-		conn, err := s.listener.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			s.options.Log.Warn("accept a client's supervisor", logkeys.Error, err)
-			<-time.After(acceptPause) // Out of descriptors: do not spin.
-			continue
-		}
+	for conn := range clientfd.Accepted(s.listener, s.options.Log) {
 		s.running.Go(func() {
 			defer conn.Close() //nolint:errcheck // one exchange a connection
 			stop := context.AfterFunc(s.lifetime, func() { _ = conn.Close() })
