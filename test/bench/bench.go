@@ -198,21 +198,6 @@ func wait(ctx context.Context, duration time.Duration) error {
 	}
 }
 
-// until calls check at short intervals until it returns nil.
 func until(ctx context.Context, what string, check func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	ticker := time.NewTicker(100 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until %s: %w", what, err)
-		case <-ticker.C:
-		}
-	}
+	return local.Until(ctx, patience, 100*time.Millisecond, what, check)
 }

@@ -61,10 +61,7 @@ func (b *bench) fileSystem(ctx context.Context) error {
 	}
 	_, err := b.kube.CoreV1().Secrets(b.namespace).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: secretName},
-		StringData: map[string]string{
-			"name": b.namespace, "metaurl": fmt.Sprintf("redis://%s/%d", devcluster.RedisAddress, metadataNumber),
-			"storage": "file", "bucket": b.dataDir + "/",
-		},
+		StringData: local.RedisSecret(b.namespace, metadataNumber, b.dataDir),
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make secret: %w", err)

@@ -114,21 +114,7 @@ func (s *scene) eventually(what string, check func() error) {
 
 func (s *scene) within(limit time.Duration, what string, check func() error) {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, limit)
-	defer cancel()
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			s.Fatalf("%s: not within %s: %v", what, limit, err)
-		case <-ticker.C:
-		}
-	}
+	s.must(local.Until(s.ctx, limit, pollInterval, what, check))
 }
 
 // fileSystem is a JuiceFS file system with its Secret and StorageClass.
@@ -150,12 +136,9 @@ func (s *scene) sqlite() fileSystem {
 // whole database of that number.
 func (s *scene) redis(database int) fileSystem {
 	s.Helper()
-	redisCommands(s.T, fmt.Sprintf("SELECT %d", database), "FLUSHDB")
+	s.must(local.FlushRedis(s.ctx, database))
 	name := "fs-" + rand.String(6)
-	return s.fileSystem(name, map[string]string{
-		"name": name, "metaurl": fmt.Sprintf("redis://%s/%d", devcluster.RedisAddress, database),
-		"storage": "file", "bucket": env.dataDir + "/" + name + "/",
-	})
+	return s.fileSystem(name, local.RedisSecret(name, database, env.dataDir+"/"+name))
 }
 
 // redisCommands speaks to the cluster's Redis; every command must be answered

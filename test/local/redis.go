@@ -39,3 +39,12 @@ func RedisCommands(ctx context.Context, commands ...string) error {
 	}
 	return nil
 }
+
+// RedisSecret is the Secret of a file system of that name with its metadata in a
+// database of the cluster's Redis and its data in a directory of this machine.
+func RedisSecret(name string, database int, directory string) map[string]string {
+	return map[string]string{
+		"name": name, "metaurl": fmt.Sprintf("redis://%s/%d", devcluster.RedisAddress, database),
+		"storage": "file", "bucket": directory + "/",
+	}
+}

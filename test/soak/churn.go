@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/juicefs-csi/driver/test/devcluster"
 	"github.com/juicefs-csi/driver/test/local"
 )
 
@@ -127,10 +126,7 @@ func (s *soakRun) makeVolumes(ctx context.Context) error {
 	}
 	_, err := s.kube.CoreV1().Secrets(s.namespace).Create(ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "fs"},
-		StringData: map[string]string{
-			"name": s.namespace, "metaurl": fmt.Sprintf("redis://%s/%d", devcluster.RedisAddress, database),
-			"storage": "file", "bucket": s.dataDir + "/objects/",
-		},
+		StringData: local.RedisSecret(s.namespace, database, s.dataDir+"/objects"),
 	}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make secret: %w", err)

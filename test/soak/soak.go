@@ -136,21 +136,6 @@ func (s *soakRun) fail(format string, args ...any) {
 	s.say("FAILED: %s", text)
 }
 
-// until calls check at short intervals until it returns nil.
 func until(ctx context.Context, what string, check func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	ticker := time.NewTicker(500 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("wait until %s: %w", what, err)
-		case <-ticker.C:
-		}
-	}
+	return local.Until(ctx, patience, 500*time.Millisecond, what, check)
 }
