@@ -134,23 +134,13 @@ func (*Node) references(mount mountinfo.Entry, targets []string) ([]store.Refere
 		}
 		references = append(references, store.Reference{
 			VolumeID: handle, TargetPath: target, ReadOnly: shown[at].ReadOnly(), BindPath: strings.Trim(shown[at].Root, "/"),
-			Pod: store.Pod{UID: podUID(target)}, Since: time.Now().UTC(),
+			Pod: store.Pod{UID: store.PodOfTarget(target)}, Since: time.Now().UTC(),
 		})
 	}
 	return references, nil
 }
 
-// A target path of kubelet ends .../pods/<uid>/volumes/kubernetes.io~csi/<volume>/mount.
-const targetDepth = 5
-
-func podUID(target string) string {
-	elements := strings.Split(target, "/")
-	if len(elements) < targetDepth {
-		return ""
-	}
-	return elements[len(elements)-targetDepth]
-}
-
+// volumeName is the last but one element of a target path of kubelet.
 func volumeName(target string) string { return filepath.Base(filepath.Dir(target)) }
 
 // volumeHandle reads what kubelet keeps beside a target.

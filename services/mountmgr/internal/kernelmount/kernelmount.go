@@ -85,7 +85,7 @@ func Minor(path string) (uint32, error) {
 // Remove takes away everything that is mounted at path, however deep the
 // stack, and then the directory. It succeeds when neither is there.
 func Remove(path string) error {
-	if err := detachAll(path); err != nil {
+	if err := DetachAll(path); err != nil {
 		return err
 	}
 	if err := unprotect(path); err != nil {
@@ -108,10 +108,6 @@ func RemoveUnused(path string) error {
 	}
 	return Remove(path)
 }
-
-// DetachAll takes away everything that is mounted at path and leaves the directory
-// or file.
-func DetachAll(path string) error { return detachAll(path) }
 
 // Uncover takes away other JuiceFS mounts that cover the one of this device at
 // path. What it does not know it leaves alone.
@@ -142,7 +138,9 @@ func Uncover(path string, minor uint32) error {
 // caller that stacks faster than we take away.
 const stackLimit = 1000
 
-func detachAll(path string) error {
+// DetachAll takes away everything that is mounted at path and leaves the directory
+// or file.
+func DetachAll(path string) error {
 	for range stackLimit {
 		switch err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); {
 		case err == nil:
