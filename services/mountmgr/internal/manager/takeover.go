@@ -53,7 +53,7 @@ func (m *Manager) classicPodChanged(ctx context.Context, pod *corev1.Pod) {
 	}
 }
 
-// leaveAdoption forgets a pod that is gone.
+// leaveAdoption forgets a pod that is gone, or is looked at again when it changes.
 func (m *Manager) leaveAdoption(pod *corev1.Pod) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -81,9 +81,7 @@ func (m *Manager) adoptPod(ctx context.Context, pod *corev1.Pod) {
 		pause(timed, retryInterval)
 	}
 	m.Log.WarnContext(ctx, "mount pod is not adopted yet", logkeys.Pod, pod.Name, logkeys.Error, err)
-	m.mu.Lock()
-	delete(m.adopting, string(pod.UID))
-	m.mu.Unlock()
+	m.leaveAdoption(pod)
 }
 
 // recordAdopted begins the life of a mount that serves already. Its goroutine
