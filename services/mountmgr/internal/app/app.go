@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	watch, err := newObservers(o, env, client, log)
+	watch, err := newObservers(o, env, client, counters, log)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func Run(ctx context.Context, o Options) error {
 		Vault:  custody.NewClient(o.VaultSocket, log),
 		Host:   host,
 		Prober: prober,
-		Spares: spare.New(o.spares(), records, pods, log),
+		Spares: spare.New(o.spares(watch.spareFailed), records, pods, log),
 	}
 	if client != nil {
 		parts.Classic = classicNode(o, client, parts)

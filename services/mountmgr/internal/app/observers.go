@@ -29,6 +29,8 @@ type observers struct {
 	client  kubernetes.Interface
 	log     *slog.Logger
 
+	metrics *metrics.Metrics
+
 	events *events.Recorder
 	stalls *stall.Sampler
 	health *health.Checker
@@ -43,9 +45,11 @@ func (w *observers) complete(parts *manager.Parts) {
 
 // newObservers makes what the manager needs; attach adds the rest. Without a
 // client nothing is told to Kubernetes.
-func newObservers(o Options, env environment, client kubernetes.Interface, log *slog.Logger) (*observers, error) {
+func newObservers(
+	o Options, env environment, client kubernetes.Interface, counters *metrics.Metrics, log *slog.Logger,
+) (*observers, error) {
 	if client == nil {
-		return &observers{options: o, log: log}, nil
+		return &observers{options: o, metrics: counters, log: log}, nil
 	}
 	// Events have a client of their own: they must not use up the requests that
 	// mounts may make.
@@ -54,7 +58,16 @@ func newObservers(o Options, env environment, client kubernetes.Interface, log *
 		return nil, err
 	}
 	recorder := events.New(forEvents, events.Options{Node: o.NodeName, Namespace: o.MountNamespace, Controller: program})
-	return &observers{options: o, client: client, log: log, events: recorder}, nil
+	return &observers{options: o, client: client, metrics: counters, log: log, events: recorder}, nil
+}
+
+// spareFailed tells of a spare mount pod that there is not; the event is of the
+// first failure of several.
+func (w *observers) spareFailed(image string, cause error, again bool) {
+	w.metrics.SpareFailed()
+	if w.events != nil && !again {
+		w.events.SpareFailed(image, cause)
+	}
 }
 
 // attach lets them look at the mounts.

@@ -187,12 +187,12 @@ func (o *Options) level() (slog.Level, error) {
 	return level, level.UnmarshalText([]byte(o.LogLevel))
 }
 
-func (o *Options) spares() spare.Options {
+func (o *Options) spares(failed func(image string, cause error, again bool)) spare.Options {
 	count := o.SparePods
 	if o.MountMode == modeProcess {
 		count = 0 // A process starts at once.
 	}
-	return spare.Options{Node: o.NodeName, LauncherDir: o.LauncherDir, Count: count}
+	return spare.Options{Node: o.NodeName, LauncherDir: o.LauncherDir, Count: count, Failed: failed}
 }
 
 func (o *Options) launcher() mountpod.Launcher {

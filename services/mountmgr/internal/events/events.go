@@ -27,6 +27,7 @@ const (
 	Remounted       = "Remounted"
 	MountFailed     = "MountFailed"
 	RequestsRemoved = "RequestsRemoved"
+	SpareFailed     = "SpareFailed"
 )
 
 const (
@@ -127,6 +128,12 @@ func (r *Recorder) Failed(mount store.Record) {
 func (r *Recorder) RequestsRemoved(mount store.Record, cause string) {
 	r.toUsers(mount, corev1.EventTypeWarning, RequestsRemoved, "Mount",
 		fmt.Sprintf("mount pod %s of %s has no resource requests, the node has no room for them: %s", mount.Client.PodName, name(mount), cause))
+}
+
+// SpareFailed tells that no spare mount pod of an image is ready.
+func (r *Recorder) SpareFailed(image string, cause error) {
+	r.toNode(corev1.EventTypeWarning, SpareFailed, "Prepare",
+		fmt.Sprintf("no mount pod of image %s waits for the next volume, which is mounted more slowly: %v", image, cause))
 }
 
 func name(mount store.Record) string { return "volume " + mount.UniqueID }

@@ -2,6 +2,7 @@ package events
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -85,6 +86,15 @@ func TestEventsSayWhatHappenedToWhom(t *testing.T) {
 				t.Errorf("%s: %q, want %q about %s", reason, event, c.text, about[index])
 			}
 		}
+	}
+}
+
+func TestTheNodeIsToldOfASpareThatCannotBeMade(t *testing.T) {
+	var told recorded
+	newRecorder(&told, options).SpareFailed("mount:2", errors.New("quota"))
+	want := "Node /node-1 Warning SpareFailed: no mount pod of image mount:2 waits for the next volume, which is mounted more slowly: quota"
+	if len(told.events) != 1 || told.events[0] != want {
+		t.Errorf("%q, want %q", told.events, want)
 	}
 }
 

@@ -403,6 +403,9 @@ func (m *Manager) Held(ctx context.Context) (int, error) {
 	return len(held), err
 }
 
+// IdleSpares returns how many spare mount pods wait for a mount.
+func (m *Manager) IdleSpares() int { return m.Spares.Idle() }
+
 // Ready fails with errdefs.ErrUnavailable until Run has taken custody of all
 // recorded mounts.
 func (m *Manager) Ready() error {

@@ -20,6 +20,8 @@ const heldTimeout = time.Second
 type Source interface {
 	// List returns the mounts.
 	List() []store.Record
+	// IdleSpares returns how many mount pods wait for a mount.
+	IdleSpares() int
 	// Held returns how many descriptors the vault holds; an error while it is
 	// away.
 	Held(ctx context.Context) (int, error)
@@ -35,6 +37,7 @@ type Metrics struct {
 	remounts   prometheus.Counter
 	upgrades   *prometheus.CounterVec
 	probes     *prometheus.CounterVec
+	spares     prometheus.Counter
 }
 
 // New returns metrics that have counted nothing, registered with registry.
@@ -65,9 +68,13 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 		upgrades: newResults("juicefs_csi_mountmgr_upgrades_total", "Upgrades of clients that have ended.", committed, rolledBack),
 		probes: newResults("juicefs_csi_mountmgr_probes_total", "Questions to clients by processes with a deadline.",
 			string(probe.Answered), string(probe.TimedOut), string(probe.Failed)),
+		spares: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "juicefs_csi_mountmgr_spare_failures_total",
+			Help: "Spare mount pods that could not be made or did not stay.",
+		}),
 	}
 	for _, each := range []prometheus.Collector{
-		m.recoveries, m.handOvers, m.publishes, m.lost, m.remounts, m.upgrades, m.probes,
+		m.recoveries, m.handOvers, m.publishes, m.lost, m.remounts, m.upgrades, m.probes, m.spares,
 	} {
 		if err := registry.Register(each); err != nil {
 			return nil, err
@@ -151,6 +158,13 @@ func (m *Metrics) Probed(result probe.Result) {
 	}
 }
 
+// SpareFailed counts a spare mount pod that could not be made or did not stay.
+func (m *Metrics) SpareFailed() {
+	if m != nil {
+		m.spares.Inc()
+	}
+}
+
 // NewCollector returns the gauges of source, for a registry.
 func NewCollector(source Source) prometheus.Collector {
 	return &collector{
@@ -158,20 +172,22 @@ func NewCollector(source Source) prometheus.Collector {
 		mounts: prometheus.NewDesc("juicefs_csi_mountmgr_mounts",
 			"Mounts of the node by state; docs/mount-states.md describes the states.", []string{"state"}, nil),
 		references: prometheus.NewDesc("juicefs_csi_mountmgr_references", "Targets at which the mounts are visible.", nil, nil),
+		spares:     prometheus.NewDesc("juicefs_csi_mountmgr_spares", "Spare mount pods that wait for a mount.", nil, nil),
 		held: prometheus.NewDesc("juicefs_csi_mountmgr_vault_descriptors",
 			"Connections that fdvault holds a copy of; missing while it is away.", nil, nil),
 	}
 }
 
 type collector struct {
-	source                   Source
-	mounts, references, held *prometheus.Desc
+	source                           Source
+	mounts, references, spares, held *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(descriptions chan<- *prometheus.Desc) {
 	descriptions <- c.mounts
 	descriptions <- c.references
+	descriptions <- c.spares
 	descriptions <- c.held
 }
 
@@ -188,6 +204,7 @@ func (c *collector) Collect(found chan<- prometheus.Metric) {
 		}
 	}
 	found <- gauge(c.references, references)
+	found <- gauge(c.spares, c.source.IdleSpares())
 	ctx, cancel := context.WithTimeout(context.Background(), heldTimeout)
 	defer cancel()
 	if held, err := c.source.Held(ctx); err == nil {

@@ -20,14 +20,16 @@ import (
 type source struct {
 	records []store.Record
 	held    int
+	spares  int
 	err     error
 }
 
 func (s *source) List() []store.Record              { return s.records }
+func (s *source) IdleSpares() int                   { return s.spares }
 func (s *source) Held(context.Context) (int, error) { return s.held, s.err }
 
 func TestGaugesAreThoseOfTheMoment(t *testing.T) {
-	s := &source{held: 2, records: []store.Record{
+	s := &source{held: 2, spares: 3, records: []store.Record{
 		{State: lifecycle.Serving, References: make([]store.Reference, 2)},
 		{State: lifecycle.Serving, References: make([]store.Reference, 1)},
 		{State: lifecycle.Recovering},
@@ -37,7 +39,8 @@ func TestGaugesAreThoseOfTheMoment(t *testing.T) {
 	check := func(what, want string) {
 		t.Helper()
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want),
-			"juicefs_csi_mountmgr_mounts", "juicefs_csi_mountmgr_references", "juicefs_csi_mountmgr_vault_descriptors"); err != nil {
+			"juicefs_csi_mountmgr_mounts", "juicefs_csi_mountmgr_references", "juicefs_csi_mountmgr_spares",
+			"juicefs_csi_mountmgr_vault_descriptors"); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -46,6 +49,9 @@ func TestGaugesAreThoseOfTheMoment(t *testing.T) {
 `
 	const references = `# HELP juicefs_csi_mountmgr_references Targets at which the mounts are visible.
 # TYPE juicefs_csi_mountmgr_references gauge
+`
+	const spares = `# HELP juicefs_csi_mountmgr_spares Spare mount pods that wait for a mount.
+# TYPE juicefs_csi_mountmgr_spares gauge
 `
 	check("three mounts", mounts+`juicefs_csi_mountmgr_mounts{state="Draining"} 0
 juicefs_csi_mountmgr_mounts{state="Failed"} 0
@@ -57,11 +63,12 @@ juicefs_csi_mountmgr_mounts{state="Remounting"} 0
 juicefs_csi_mountmgr_mounts{state="Serving"} 2
 juicefs_csi_mountmgr_mounts{state="Starting"} 0
 `+references+`juicefs_csi_mountmgr_references 3
+`+spares+`juicefs_csi_mountmgr_spares 3
 # HELP juicefs_csi_mountmgr_vault_descriptors Connections that fdvault holds a copy of; missing while it is away.
 # TYPE juicefs_csi_mountmgr_vault_descriptors gauge
 juicefs_csi_mountmgr_vault_descriptors 2
 `)
-	s.records, s.err = nil, errors.New("the vault is away")
+	s.records, s.spares, s.err = nil, 0, errors.New("the vault is away")
 	check("no mounts and no vault", mounts+`juicefs_csi_mountmgr_mounts{state="Draining"} 0
 juicefs_csi_mountmgr_mounts{state="Failed"} 0
 juicefs_csi_mountmgr_mounts{state="HandingOver"} 0
@@ -72,6 +79,7 @@ juicefs_csi_mountmgr_mounts{state="Remounting"} 0
 juicefs_csi_mountmgr_mounts{state="Serving"} 0
 juicefs_csi_mountmgr_mounts{state="Starting"} 0
 `+references+`juicefs_csi_mountmgr_references 0
+`+spares+`juicefs_csi_mountmgr_spares 0
 `)
 }
 
@@ -92,6 +100,7 @@ func TestCounters(t *testing.T) {
 	m.Upgraded(false)
 	m.Upgraded(true)
 	m.Probed(probe.TimedOut)
+	m.SpareFailed()
 	for name, want := range map[string]float64{
 		"juicefs_csi_mountmgr_recoveries_total":     1,
 		"juicefs_csi_mountmgr_handover_seconds":     1,
@@ -104,6 +113,7 @@ func TestCounters(t *testing.T) {
 		"juicefs_csi_mountmgr_upgrades_total rolled_back": 1,
 		"juicefs_csi_mountmgr_probes_total ok":            0,
 		"juicefs_csi_mountmgr_probes_total timeout":       1,
+		"juicefs_csi_mountmgr_spare_failures_total":       1,
 	} {
 		if got := count(t, registry, name); got != want {
 			t.Errorf("%s counts %v, want %v", name, got, want)
@@ -150,5 +160,6 @@ func TestNoMetricsCountNothing(t *testing.T) {
 	m.Remounted()
 	m.Upgraded(true)
 	m.Probed(probe.Answered)
+	m.SpareFailed()
 	t.Log("nothing of it panicked")
 }

@@ -54,6 +54,9 @@ type Options struct {
 	// Retention is how long spares of a shape outlive its last mount; 0 for
 	// DefaultRetention.
 	Retention time.Duration
+	// Failed is told of each spare that could not be made or did not stay, and
+	// whether the one before it did neither. It must not block; nil for nobody.
+	Failed func(image string, cause error, again bool)
 }
 
 // Pool is the spares of one node. It is safe for concurrent use.
@@ -106,6 +109,9 @@ type spare struct {
 func New(options Options, records *store.Store, pods Pods, log *slog.Logger) *Pool {
 	if options.Retention == 0 {
 		options.Retention = DefaultRetention
+	}
+	if options.Failed == nil {
+		options.Failed = func(string, error, bool) {}
 	}
 	return &Pool{
 		Pods: pods, options: options, store: records, log: log, wake: make(chan struct{}, 1),
@@ -282,11 +288,12 @@ func (p *Pool) end(s *spare, cause error) {
 	if s.session != nil && time.Since(s.since) >= longestPause {
 		shape.pace = pace{} // It was good for long enough.
 	}
-	tell := p.log.Debug
-	if shape.pace.failures == 0 {
+	again, tell := shape.pace.failures > 0, p.log.Debug
+	if !again {
 		tell = p.log.Warn // Once, and not again while it goes on.
 	}
 	shape.pace.fail()
+	p.options.Failed(s.Image, cause, again)
 	tell("spare mount pod ended", logkeys.Pod, s.PodName, logkeys.Image, s.Image, logkeys.Error, cause)
 }
 

@@ -96,6 +96,16 @@ func (l *lines) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
+// failures counts what a pool tells, which tells one thing at a time.
+type failures struct{ first, all int }
+
+func (f *failures) note(_ string, _ error, again bool) {
+	f.all++
+	if !again {
+		f.first++
+	}
+}
+
 func openStore(t *testing.T) *store.Store {
 	t.Helper()
 	s, err := store.Open(t.TempDir())
@@ -134,8 +144,9 @@ func TestASpareThatCannotBeMadeIsTriedEverMoreSeldom(t *testing.T) {
 	} {
 		records := openStore(t)
 		synctest.Test(t, func(t *testing.T) {
-			log := new(lines)
-			pool := spare.New(spare.Options{Node: "n", LauncherDir: "/l", Count: 1}, records, pods, slog.New(slog.NewTextHandler(log, nil)))
+			log, failures := new(lines), new(failures)
+			options := spare.Options{Node: "n", LauncherDir: "/l", Count: 1, Failed: failures.note}
+			pool := spare.New(options, records, pods, slog.New(slog.NewTextHandler(log, nil)))
 			if pods.createError == nil {
 				pods.made = func(name string) {
 					pod := &corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{
@@ -156,6 +167,9 @@ func TestASpareThatCannotBeMadeIsTriedEverMoreSeldom(t *testing.T) {
 			}
 			if log.count > 2 {
 				t.Errorf("%s: %d lines in the log", name, log.count)
+			}
+			if failures.first != 1 || failures.all != creates {
+				t.Errorf("%s: told of %d failures, %d of them the first, with %d creations", name, failures.all, failures.first, creates)
 			}
 			if taken := pool.Take(key); taken != nil {
 				t.Errorf("%s: %v can be taken", name, taken.Spare)
