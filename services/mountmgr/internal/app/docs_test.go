@@ -10,6 +10,7 @@ import (
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/manager"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/metrics"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/spare"
 )
 
 func TestMetricsAreDocumented(t *testing.T) {
@@ -18,7 +19,9 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if _, err := metrics.New(registry); err != nil {
 		t.Fatal(err)
 	}
-	mounts := manager.New(manager.Options{}, manager.Parts{Log: log, Vault: custody.NewClient(t.TempDir()+"/none", log)})
+	mounts := manager.New(manager.Options{}, manager.Parts{
+		Log: log, Vault: custody.NewClient(t.TempDir()+"/none", log), Spares: spare.New(spare.Options{}, nil, nil, log),
+	})
 	if err := (&observers{log: log}).attach(mounts, nil, nil, registry); err != nil {
 		t.Fatal(err)
 	}
