@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"os/exec"
 	"path"
@@ -36,6 +37,7 @@ func TestAVolumeOfTheExistingDriverMovesOver(t *testing.T) {
 	p := &predecessor{scene: s, volume: volume.Name, mount: volume.Name + "-abcdef", fdDir: "/var/run/juicefs-csi/" + volume.Name}
 	s.must(local.Uninstall(s.ctx, env.cluster, env.helm))
 	s.Cleanup(func() { s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, os.Stderr, installValues()...)) })
+	s.driverGone()
 	stop := p.start()
 	p.makeMountPod(s.secretOf(fs))
 	s.app("writer", "data", onNode("node-1"), command("sh", "-c", writerProgram))
@@ -65,6 +67,21 @@ func TestAVolumeOfTheExistingDriverMovesOver(t *testing.T) {
 	s.nothingLeft(volume.Name)
 }
 
+// driverGone waits until no pod of the driver listens at its sockets any more:
+// helm waits for DaemonSets, and not for their pods.
+func (s *scene) driverGone() {
+	s.Helper()
+	s.eventually("the pods of the driver have ended", func() error {
+		pods, err := env.kube.CoreV1().Pods(local.Namespace).List(s.ctx, metav1.ListOptions{
+			LabelSelector: "app.kubernetes.io/name=juicefs-csi-driver",
+		})
+		if err == nil && len(pods.Items) > 0 {
+			err = fmt.Errorf("%s has not", pods.Items[0].Name)
+		}
+		return err
+	})
+}
+
 func (s *scene) readAll(pod, file string) string {
 	s.Helper()
 	text, err := s.exec(pod, "cat", file)
@@ -86,8 +103,11 @@ func (p *predecessor) start() (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = env.cluster.NodeExec(ctx, "node-1", quiet(), program, "--node=node-1",
+		_, err := env.cluster.NodeOutput(ctx, "node-1", program, "--node=node-1",
 			"--mount=/var/lib/juicefs/volume/"+p.mount, "--keeper="+p.fdDir+"/fuse_fd_csi_comm.sock")
+		if ctx.Err() == nil {
+			p.Errorf("the stand-in for the existing driver ended by itself: %v", err)
+		}
 	}()
 	stop = func() {
 		cancel()
