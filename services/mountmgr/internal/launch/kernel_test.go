@@ -133,11 +133,21 @@ func TestRealClientIsKilled(t *testing.T) {
 	}
 	report := work.Stop()
 	t.Logf("%+v", report)
-	// Level 0: a request that the killed client had read is re-asked.
+	// Level 0: a request that the killed client had read is re-asked. One that it
+	// was copying is failed by the kernel with EIO (fuse_dev_do_read), which no
+	// process can mend: rare, and never twice in a few kills.
+	failed := 0
 	for text, count := range report.Errors {
-		if !strings.Contains(text, "interrupted") {
+		switch {
+		case strings.Contains(text, "interrupted"):
+		case strings.Contains(text, "input/output error"):
+			failed += count
+		default:
 			t.Errorf("%d times %s", count, text)
 		}
+	}
+	if failed > 1 {
+		t.Errorf("%d operations failed with EIO, want at most the one that the kernel gave to a dying client", failed)
 	}
 }
 

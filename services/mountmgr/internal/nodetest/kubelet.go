@@ -160,8 +160,9 @@ func (k *Kubelet) deleteGracefully(action clienttesting.Action) (bool, runtime.O
 	terminating := pod.DeepCopy()
 	now := metav1.Now()
 	terminating.DeletionTimestamp = &now
+	err = k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), terminating, terminating.Namespace)
 	go k.terminate(terminating, time.Duration(*grace)*time.Second)
-	return true, nil, k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), terminating, terminating.Namespace)
+	return true, nil, err
 }
 
 func (k *Kubelet) terminate(pod *corev1.Pod, grace time.Duration) {
