@@ -62,9 +62,6 @@ func (n *Node) build(s Start) (*corev1.Pod, error) {
 	delete(pod.Labels, mountpod.MountIDLabel)
 	pod.Labels[UpgradeUUIDLabel] = s.Target.Client.Exchange
 	pod.Annotations[MountIDAnnotation] = s.Target.MountID
-	if s.FileSystemUUID != "" {
-		pod.Annotations[mountpod.UUIDAnnotation] = s.FileSystemUUID
-	}
 	pod.Finalizers = []string{Finalizer}
 	pod.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
 	container := &pod.Spec.Containers[0]

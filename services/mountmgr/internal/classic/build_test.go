@@ -38,7 +38,7 @@ func TestBuildIsThePodOfTheExistingDriver(t *testing.T) {
 	for name, change := range map[string]func(*Start){
 		"first": func(s *Start) { s.Fresh, s.ForExistingDriver = true, true },
 		"successor": func(s *Start) {
-			s.SkipStages, s.Wait, s.SessionID, s.FileSystemUUID, s.ForExistingDriver = true, true, 7, "uuid-of-fs", true
+			s.SkipStages, s.Wait, s.SessionID, s.Spec.FileSystemUUID, s.ForExistingDriver = true, true, 7, "uuid-of-fs", true
 		},
 		"own": func(s *Start) { s.Fresh = true },
 	} {

@@ -111,8 +111,7 @@ type Start struct {
 	// with a script. Others run jfs-launch, which becomes the client.
 	ForExistingDriver bool
 	// Credentials is the publish Secret.
-	Credentials    map[string]string
-	FileSystemUUID string
+	Credentials map[string]string
 	// SessionID is what the client shall continue; 0 for a session of its own.
 	SessionID uint64
 	// SkipStages starts the client alone: the file system is in use.
@@ -239,7 +238,7 @@ func (n *Node) takeUp(ctx context.Context, target Target, e *exchange) (launcher
 		defer held.Close()
 		supervisor, err := n.identify(held.PID, target.Client)
 		if err == nil {
-			err = newDeposit(n, target).Put(ctx, held.Settings, held.Fuse)
+			err = n.deposit(ctx, target, held)
 		}
 		e.server.Open(false)
 		return supervisor, err
@@ -251,6 +250,16 @@ func (n *Node) takeUp(ctx context.Context, target Target, e *exchange) (launcher
 		return target.Client.Launcher, nil
 	}
 	return findInit(target.Client.PodUID, n.options.InPod)
+}
+
+// deposit tries again when the vault has ended just now: the supervisor answers
+// nobody before its keeper has the connection.
+func (n *Node) deposit(ctx context.Context, target Target, held clientfd.Held) error {
+	err := newDeposit(n, target).Put(ctx, held.Settings, held.Fuse)
+	if errdefs.IsUnavailable(err) && n.parts.Vault.Await(ctx) == nil {
+		err = newDeposit(n, target).Put(ctx, held.Settings, held.Fuse)
+	}
+	return err
 }
 
 func (n *Node) identify(pid int, client store.Client) (launcher.Process, error) {

@@ -28,6 +28,9 @@ const exchangeTimeout = 5 * time.Second
 // redialInterval paces attempts to reach a vault that is away.
 const redialInterval = 50 * time.Millisecond
 
+// ErrAway says that no vault answers.
+var ErrAway = errors.New("the vault is away")
+
 // Client speaks to the vault at one socket. It is safe for concurrent use and
 // connects again by itself; a call while the vault is away fails with
 // errdefs.ErrUnavailable.
@@ -83,6 +86,24 @@ func (c *Client) List(ctx context.Context) (map[string]bool, error) {
 		held[entry.GetMountId()] = true
 	}
 	return held, nil
+}
+
+// Await returns when a vault answers. It fails with ErrAway when none does
+// before ctx ends.
+func (c *Client) Await(ctx context.Context) error {
+	ticker := time.NewTicker(redialInterval)
+	defer ticker.Stop()
+	for {
+		_, err := c.List(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrAway, err)
+		case <-ticker.C:
+		}
+	}
 }
 
 // Remove makes the vault forget a mount. An unknown mount is no error.

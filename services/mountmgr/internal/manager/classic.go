@@ -26,6 +26,10 @@ import (
 // them.
 const classicRest = 250 * time.Millisecond
 
+// vaultPatience is how long a vault may be away before a step that needs it is
+// given up, to be tried again.
+const vaultPatience = 10 * time.Second
+
 // wantsClassic says whether a client with these settings runs as the existing
 // driver runs it.
 func (m *Manager) wantsClassic(settings volume.Settings) bool {
@@ -86,13 +90,9 @@ func (m *mount) launchClassic(ctx context.Context, s clientStart) (*runningClien
 		return nil, err
 	}
 	session, uid, err := m.manager.Classic.Create(ctx, classic.Start{
-		Target: m.target(client),
-		Spec: mountpod.Spec{
-			Name: client.PodName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
-			Settings: s.settings, Targets: targets(record),
-		},
+		Target: m.target(client), Spec: m.podSpec(record, client.PodName, s.settings),
 		ForExistingDriver: m.manager.options.ClassicPods,
-		Credentials:       secret, FileSystemUUID: record.FileSystemUUID, SessionID: s.start.GetSessionId(),
+		Credentials:       secret, SessionID: s.start.GetSessionId(),
 		SkipStages: s.start.GetSkipStages(), Fresh: !s.successor, Wait: s.start.GetWaitForRelease(), State: s.state,
 	})
 	if err != nil {
@@ -179,9 +179,17 @@ func (m *mount) deleteClassic(ctx context.Context, client store.Client) error {
 	return m.manager.Classic.Delete(ctx, client, 0)
 }
 
+// reconnectClassic fails with custody.ErrAway, and has not asked the client for
+// anything, when there is no vault: its supervisor sends what it is asked for to
+// its keeper as well, and answers nobody before the keeper has it.
 func (m *mount) reconnectClassic(ctx context.Context, client store.Client) (Session, error) {
 	if m.manager.Classic == nil {
 		return nil, errNoClassic
+	}
+	vault, cancel := context.WithTimeout(ctx, vaultPatience)
+	defer cancel()
+	if err := m.manager.Vault.Await(vault); err != nil {
+		return nil, err
 	}
 	session, err := m.manager.Classic.Reconnect(ctx, m.target(client))
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
@@ -146,6 +147,13 @@ func TestAnAdoptedMountOutlivesWhatServesIt(t *testing.T) {
 			n.StopVault()
 			n.StartVault()
 			n.StartManager()
+		}, store.ModeClassic},
+		{"vault and manager, which is back first", func(_ *testing.T, n *nodetest.Node, _ store.Record) {
+			n.StopManager()
+			n.StopVault()
+			n.StartManager()
+			time.Sleep(time.Second) // The mount manager has met the client then, if it does without the vault.
+			n.StartVault()
 		}, store.ModeClassic},
 		{"vault, then the container", func(_ *testing.T, n *nodetest.Node, r store.Record) {
 			n.StopVault()

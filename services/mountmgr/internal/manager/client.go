@@ -64,10 +64,7 @@ func (m *mount) launchOnce(ctx context.Context, s clientStart) (*runningClient, 
 	if err := m.recordClient(client, s.successor); err != nil {
 		return nil, err
 	}
-	uid, err := m.manager.Host.Create(ctx, mountpod.Spec{
-		Name: client.PodName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
-		Settings: s.settings.WithMountPoint(record.MountPath), Targets: targets(record),
-	})
+	uid, err := m.manager.Host.Create(ctx, m.podSpec(record, client.PodName, s.settings.WithMountPoint(record.MountPath)))
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +74,14 @@ func (m *mount) launchOnce(ctx context.Context, s clientStart) (*runningClient, 
 		return nil, errors.Join(err, m.deletePod(ctx, client))
 	}
 	return running, nil
+}
+
+// podSpec is a mount pod of the mount.
+func (m *mount) podSpec(record store.Record, name string, settings volume.Settings) mountpod.Spec {
+	return mountpod.Spec{
+		Name: name, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
+		Settings: settings, FileSystemUUID: record.FileSystemUUID, Targets: targets(record),
+	}
 }
 
 func (m *mount) startIn(ctx context.Context, client store.Client, s clientStart) (*runningClient, error) {

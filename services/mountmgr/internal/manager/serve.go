@@ -3,10 +3,12 @@ package manager
 import (
 	"cmp"
 	"context"
+	"errors"
 	"time"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
 	launchv1 "github.com/juicefs-csi/driver/proto/gen/go/juicefs/csi/launch/v1"
+	"github.com/juicefs-csi/driver/services/mountmgr/internal/custody"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
 )
@@ -92,7 +94,10 @@ func (m *mount) onEvent(event *launchv1.Event) (bool, error) {
 // manager, or when the connection to its jfs-launch has broken.
 func (m *mount) resumeServing(ctx context.Context) error {
 	session, err := m.reconnect(ctx, m.snapshot().Client)
-	if err != nil {
+	switch {
+	case errors.Is(err, custody.ErrAway):
+		return err // Nothing is known of the client.
+	case err != nil:
 		return m.transition(lifecycle.Recovering, "MountPodGone", err.Error())
 	}
 	m.setSession(session)

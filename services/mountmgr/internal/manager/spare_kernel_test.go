@@ -120,8 +120,15 @@ func writes(n *nodetest.Node) []string {
 }
 
 func TestAColdPublishTakesTheSpare(t *testing.T) {
-	n, _ := nodeWithSpares(t, spare.Options{Count: 1})
+	n, first := nodeWithSpares(t, spare.Options{Count: 1})
 	spares := spareUIDs(t, n)
+	n.Eventually("nothing of the first mount is left to tell", func() error {
+		pod, err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Get(t.Context(), first.Client.PodName, metav1.GetOptions{})
+		if err == nil && pod.Annotations[mountpod.UUIDAnnotation] == "" {
+			err = errors.New("its pod does not show the file system")
+		}
+		return err
+	})
 	n.Kubelet.Client.ClearActions()
 	target := n.Target("one")
 	record := publish(t, n, "pv-1", target)
@@ -130,6 +137,7 @@ func TestAColdPublishTakesTheSpare(t *testing.T) {
 	}
 	write(t, n, filepath.Join(target, "f"), "hello")
 	everyPodHasAPlace(t, n, 1)
+	time.Sleep(3 * time.Second) // Longer than what is left to tell is put off.
 	want := []string{"create pods", "get persistentvolumes", "patch pods", "patch pods/resize"}
 	if got := writes(n); !slices.Equal(got, want) {
 		t.Errorf("requests %v, want %v", got, want)
@@ -139,7 +147,8 @@ func TestAColdPublishTakesTheSpare(t *testing.T) {
 		t.Fatal(err)
 	}
 	if pod.Labels[mountpod.UniqueIDLabel] != "pv-1" || pod.Labels[mountpod.HashLabel] != record.SettingsHash ||
-		pod.Annotations[mountpod.UniqueIDAnnotation] != "pv-1" || pod.Annotations[mountpod.ReferenceKey(target)] != target {
+		pod.Annotations[mountpod.UniqueIDAnnotation] != "pv-1" || pod.Annotations[mountpod.ReferenceKey(target)] != target ||
+		pod.Annotations[mountpod.UUIDAnnotation] != record.FileSystemUUID {
 		t.Errorf("labels %v, annotations %v", pod.Labels, pod.Annotations)
 	}
 	resources := pod.Spec.Containers[0].Resources

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/juicefs-csi/driver/libs/logkeys"
-	"github.com/juicefs-csi/driver/libs/volume"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/lifecycle"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/mountpod"
 	"github.com/juicefs-csi/driver/services/mountmgr/internal/store"
@@ -22,6 +21,9 @@ const (
 	// a spare; longestSettlePause the wait for the next one.
 	settleTimeout      = 30 * time.Second
 	longestSettlePause = time.Minute
+	// labelPatience is how long a pod that was a spare may look like one for want
+	// of a file system that it serves.
+	labelPatience = 5 * time.Second
 	// resizeRefused is the reason of a pod whose resources cannot be changed.
 	resizeRefused = "ResizeRefused"
 )
@@ -93,15 +95,24 @@ func (m *mount) settle(podName string) {
 func (m *mount) settleOnce(ctx context.Context, podName string) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	client, settings, err := m.clientIn(podName)
+	if err := m.resize(ctx, podName); err != nil {
+		return err
+	}
+	// What it serves is told with the labels, not in a request of its own.
+	serving, done := context.WithTimeout(ctx, labelPatience)
+	defer done()
+	_, _ = m.awaitServing(serving)
+	client, spec, err := m.clientIn(podName)
 	if client == nil || err != nil {
 		return err
 	}
-	spec := mountpod.Spec{
-		Name: podName, MountID: m.id, LauncherDir: m.manager.options.LauncherDir,
-		Settings: settings, Targets: targets(m.snapshot()),
-	}
-	if err := m.manager.Spares.Label(ctx, *client, spec); err != nil {
+	return m.manager.Spares.Label(ctx, *client, spec)
+}
+
+// resize gives a pod that was a spare the resources of the mount.
+func (m *mount) resize(ctx context.Context, podName string) error {
+	client, spec, err := m.clientIn(podName)
+	if client == nil || err != nil {
 		return err
 	}
 	err = m.manager.Spares.Resize(ctx, *client, spec)
@@ -114,21 +125,22 @@ func (m *mount) settleOnce(ctx context.Context, podName string) error {
 	return m.notePodProblem(store.PodProblem{PodUID: client.PodUID, Reason: resizeRefused, Message: err.Error()})
 }
 
-// clientIn returns the client that runs in a pod, and its settings; nil when
-// the pod is not this mount's any more.
-func (m *mount) clientIn(podName string) (*store.Client, volume.Settings, error) {
+// clientIn returns the client that runs in a pod, and what the pod is to be;
+// nil when the pod is not this mount's any more.
+func (m *mount) clientIn(podName string) (*store.Client, mountpod.Spec, error) {
 	record := m.snapshot()
+	client, resolve := &record.Client, m.settings
 	switch {
 	case record.State == lifecycle.Gone:
-		return nil, volume.Settings{}, nil
+		return nil, mountpod.Spec{}, nil
 	case record.Client.PodName == podName:
-		settings, err := m.settings()
-		return &record.Client, settings, err
 	case record.Successor != nil && record.Successor.PodName == podName:
-		settings, err := m.successorSettings()
-		return record.Successor, settings, err
+		client, resolve = record.Successor, m.successorSettings
+	default:
+		return nil, mountpod.Spec{}, nil
 	}
-	return nil, volume.Settings{}, nil
+	settings, err := resolve()
+	return client, m.podSpec(record, podName, settings), err
 }
 
 // noteUnresized remembers that kubelet cannot give a pod its resources, and

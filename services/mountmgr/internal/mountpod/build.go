@@ -53,6 +53,8 @@ type Spec struct {
 	LauncherDir string
 	Launcher    Launcher
 	Settings    volume.Settings
+	// FileSystemUUID is that of the file system; empty until it was mounted once.
+	FileSystemUUID string
 	// Targets are the present references.
 	Targets []string
 }
@@ -186,6 +188,9 @@ func annotations(s Spec) map[string]string {
 	}
 	a[UniqueIDAnnotation] = s.Settings.UniqueID
 	a[ShareModeAnnotation] = string(s.Settings.ShareMode)
+	if s.FileSystemUUID != "" {
+		a[UUIDAnnotation] = s.FileSystemUUID
+	}
 	if s.Settings.DeleteDelay > 0 {
 		a[DelayAnnotation] = s.Settings.DeleteDelay.String()
 	}
