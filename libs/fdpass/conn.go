@@ -111,18 +111,14 @@ func (c *Conn) Receive(ctx context.Context, message proto.Message) ([]*os.File, 
 	}
 	resume := interruptible(ctx, c.socket.SetReadDeadline)
 	defer resume()
-	// Not kept: the process holds many idle connections, and messages are rare.
-	data := make([]byte, MaxMessage)
-	control := make([]byte, unix.CmsgSpace(MaxFiles*4))
-	// The net package always passes MSG_CMSG_CLOEXEC.
-	count, controlCount, flags, _, err := c.socket.ReadMsgUnix(data, control)
+	data, control, flags, err := nextPacket(c.socket)
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
 			return nil, io.EOF
 		}
 		return nil, fmt.Errorf("receive %s: %w", name(message), cause(ctx, err))
 	}
-	files, err := openRights(control[:controlCount])
+	files, err := openRights(control)
 	switch {
 	case err != nil:
 	case flags&unix.MSG_TRUNC != 0:
@@ -130,7 +126,7 @@ func (c *Conn) Receive(ctx context.Context, message proto.Message) ([]*os.File, 
 	case flags&unix.MSG_CTRUNC != 0:
 		err = fmt.Errorf("more than %d descriptors, or too many open files here: %w", MaxFiles, errdefs.ErrInvalidArgument)
 	default:
-		if err = proto.Unmarshal(data[:count], message); err != nil {
+		if err = proto.Unmarshal(data, message); err != nil {
 			err = fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 		}
 	}
@@ -139,6 +135,40 @@ func (c *Conn) Receive(ctx context.Context, message proto.Message) ([]*os.File, 
 		return nil, fmt.Errorf("receive %s: %w", name(message), err)
 	}
 	return files, nil
+}
+
+// nextPacket waits for a packet and only then makes room for it: a process holds
+// many idle connections, and messages are rare. io.EOF at the end.
+func nextPacket(socket *net.UnixConn) (data, control []byte, flags int, err error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	var failed error
+	err = raw.Read(func(descriptor uintptr) bool {
+		var size int
+		// With MSG_TRUNC this is the length of the packet, unix(7).
+		size, _, failed = unix.Recvfrom(int(descriptor), nil, unix.MSG_PEEK|unix.MSG_TRUNC|unix.MSG_DONTWAIT)
+		if failed == nil {
+			data, control = make([]byte, min(size, MaxMessage)), make([]byte, unix.CmsgSpace(MaxFiles*4))
+			var count, controlCount int
+			count, controlCount, flags, _, failed = unix.Recvmsg(
+				int(descriptor), data, control, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+			if failed == nil {
+				data, control = data[:count], control[:controlCount]
+			}
+		}
+		return !errors.Is(failed, unix.EAGAIN)
+	})
+	switch {
+	case err != nil:
+		return nil, nil, 0, err
+	case failed == nil && len(data) == 0: // Send refuses empty messages.
+		files, _ := openRights(control)
+		CloseFiles(files)
+		failed = io.EOF
+	}
+	return data, control, flags, failed
 }
 
 // openRights wraps every descriptor of control; on error none stays open.

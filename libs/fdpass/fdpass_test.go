@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -214,6 +215,24 @@ func TestBadPacketsLeaveNothingOpen(t *testing.T) {
 				t.Errorf("the connection is unusable afterwards: %v", err)
 			}
 		})
+	}
+}
+
+func TestAnEmptyPacketIsTheEndAndLeavesNothingOpen(t *testing.T) {
+	raw, conn := rawPair(t)
+	rights := unix.UnixRights(int(temporaryFile(t, "").Fd()))
+	before := openDescriptors(t)
+	// Package unix adds a byte of data.
+	header := unix.Msghdr{Control: &rights[0]}
+	header.SetControllen(len(rights))
+	if _, _, errno := unix.Syscall(unix.SYS_SENDMSG, uintptr(raw), uintptr(unsafe.Pointer(&header)), 0); errno != 0 {
+		t.Fatal(errno)
+	}
+	if files, err := conn.Receive(t.Context(), new(wrapperspb.StringValue)); !errors.Is(err, io.EOF) || files != nil {
+		t.Errorf("got %v, %v", files, err)
+	}
+	if after := openDescriptors(t); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
 	}
 }
 

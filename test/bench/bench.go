@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,6 +67,10 @@ type bench struct {
 // and takes away what it started.
 func measure(ctx context.Context, tree local.Tree, options options) (err error) {
 	b := &bench{options: options, tree: tree, progress: os.Stderr, began: time.Now()}
+	parts, err := wanted(options.only)
+	if err != nil {
+		return err
+	}
 	machine, err := thisMachine()
 	if err != nil {
 		return err
@@ -79,14 +85,13 @@ func measure(ctx context.Context, tree local.Tree, options options) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, b.cleanUp(context.WithoutCancel(ctx))) }()
-	if err := b.measureAll(ctx); err != nil {
+	if err := b.measureAll(ctx, parts); err != nil {
 		return err
 	}
 	versions, err := b.versions(ctx)
 	if err != nil {
 		return err
 	}
-	printTable(os.Stdout, b.results)
 	b.say("measured")
 	if options.only != "" {
 		return nil
@@ -103,22 +108,53 @@ func isRunning(ctx context.Context, dir string) bool {
 	return err == nil && status.Running
 }
 
-// measureAll goes from the quiet to the rough: figures of memory need a driver
-// that was not restarted, and killed containers are restarted ever more slowly.
-func (b *bench) measureAll(ctx context.Context) error {
-	var parts []func(context.Context) error
-	if b.only == "" || b.only == "publish" {
-		parts = append(parts, b.imageSizes, b.floor, b.coldAndMemory, b.warm)
+// part is what can be measured alone.
+type part struct {
+	name     string
+	measures []func(*bench, context.Context) error
+}
+
+// parts go from the quiet to the rough: figures of memory need a driver that
+// was not restarted, and killed containers are restarted ever more slowly.
+func parts() []part {
+	type measures = []func(*bench, context.Context) error
+	return []part{
+		{"publish", measures{(*bench).imageSizes, (*bench).floor, (*bench).coldAndMemory, (*bench).warm}},
+		{"at-once", measures{(*bench).atOnce}},
+		{"pods", measures{(*bench).densePods}},
+		{"processes", measures{(*bench).denseProcesses}},
+		{"stalls", measures{(*bench).stalls}},
 	}
-	if b.only == "" || b.only == "dense" {
-		parts = append(parts, b.atOnce, b.dense)
+}
+
+func partNames() string {
+	var names []string
+	for _, each := range parts() {
+		names = append(names, each.name)
 	}
-	if b.only == "" || b.only == "stalls" {
-		parts = append(parts, b.stalls)
+	return strings.Join(names, ", ")
+}
+
+// wanted are the parts that -only names, or all.
+func wanted(only string) ([]part, error) {
+	if only == "" {
+		return parts(), nil
 	}
+	at := slices.IndexFunc(parts(), func(p part) bool { return p.name == only })
+	if at < 0 {
+		return nil, fmt.Errorf("there is no part %q: use one of %s", only, partNames())
+	}
+	return parts()[at : at+1], nil
+}
+
+// measureAll keeps what was measured before a failure.
+func (b *bench) measureAll(ctx context.Context, parts []part) error {
+	defer func() { printTable(os.Stdout, b.results) }()
 	for _, part := range parts {
-		if err := part(ctx); err != nil {
-			return err
+		for _, measure := range part.measures {
+			if err := measure(b, ctx); err != nil {
+				return fmt.Errorf("%s: %w", part.name, err)
+			}
 		}
 	}
 	return nil

@@ -63,9 +63,7 @@ func (b *bench) connect(ctx context.Context, host string) (*plugin, error) {
 	}, nil
 }
 
-func (p *plugin) target(volume, name string) string {
-	return path.Join(p.dir, volume+"-"+name, "mount")
-}
+func (p *plugin) target(name string) string { return path.Join(p.dir, name, "mount") }
 
 // publish publishes a volume at a target of that name and says how long it took.
 func (p *plugin) publish(ctx context.Context, volume, name string) (time.Duration, error) {
@@ -73,7 +71,7 @@ func (p *plugin) publish(ctx context.Context, volume, name string) (time.Duratio
 	maps.Copy(attributes, p.pod)
 	began := time.Now()
 	_, err := p.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
-		VolumeId: volume, TargetPath: p.target(volume, name), Secrets: p.secret, VolumeContext: attributes,
+		VolumeId: volume, TargetPath: p.target(name), Secrets: p.secret, VolumeContext: attributes,
 		VolumeCapability: &csi.VolumeCapability{
 			AccessType: &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{}},
 			AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_MULTI_NODE_MULTI_WRITER},
@@ -86,7 +84,7 @@ func (p *plugin) publish(ctx context.Context, volume, name string) (time.Duratio
 }
 
 func (p *plugin) unpublish(ctx context.Context, volume, name string) error {
-	_, err := p.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: volume, TargetPath: p.target(volume, name)})
+	_, err := p.NodeUnpublishVolume(ctx, &csi.NodeUnpublishVolumeRequest{VolumeId: volume, TargetPath: p.target(name)})
 	if err != nil {
 		return fmt.Errorf("unpublish volume %s: %w", volume, err)
 	}

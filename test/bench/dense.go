@@ -8,6 +8,7 @@ import (
 	"path"
 
 	"github.com/juicefs-csi/driver/test/devcluster"
+	"github.com/juicefs-csi/driver/test/local"
 )
 
 const (
@@ -21,16 +22,22 @@ const (
 	foreignMounts = 10_000
 )
 
-// dense fills the node: many mount pods first, then many processes, and then a
-// mount table that is full of foreign mounts.
-func (b *bench) dense(ctx context.Context) error {
-	if err := b.mounted(ctx, "pods", densePods, nil); err != nil {
+// densePods fills the node with mount pods.
+func (b *bench) densePods(ctx context.Context) error {
+	return b.mounted(ctx, "pods", densePods, nil)
+}
+
+// denseProcesses fills the node with clients that are processes, and then its
+// mount table with foreign mounts.
+func (b *bench) denseProcesses(ctx context.Context) error {
+	values, err := local.ProcessMode(b.cluster, node)
+	if err != nil {
 		return err
 	}
-	if err := b.reinstall(ctx, "mountmgr.mountMode=process"); err != nil {
+	if err := b.reinstall(ctx, values...); err != nil {
 		return err
 	}
-	err := b.mounted(ctx, "processes", denseProcesses, b.foreign)
+	err = b.mounted(ctx, "processes", denseProcesses, b.foreign)
 	return errors.Join(err, b.reinstall(ctx))
 }
 
@@ -44,7 +51,11 @@ func (b *bench) reinstall(ctx context.Context, values ...string) error {
 func (b *bench) mounted(ctx context.Context, kind string, count int, then func(context.Context, *plugin, string) error) (err error) {
 	b.say("mounting %d volumes by %s", count, kind)
 	host := "host-" + kind
-	if err := b.volumes(ctx, host); err != nil {
+	names := []string{host}
+	for i := range count {
+		names = append(names, fmt.Sprintf("%s-%d", kind, i))
+	}
+	if err := b.volumes(ctx, names...); err != nil {
 		return err
 	}
 	if _, err := b.startApp(ctx, host, host, "stamp"); err != nil {
@@ -56,7 +67,7 @@ func (b *bench) mounted(ctx context.Context, kind string, count int, then func(c
 	}
 	defer func() { err = errors.Join(err, p.conn.Close()) }()
 	prefix := "dense." + kind
-	cold, warm := denseNames(b.namespace+"-"+kind, count)
+	cold, warm := denseNames(b.volumeID(kind), count)
 	took, err := p.series(ctx, count, cold)
 	if err != nil {
 		return err
@@ -73,7 +84,7 @@ func (b *bench) mounted(ctx context.Context, kind string, count int, then func(c
 		return err
 	}
 	if then != nil {
-		if err := then(ctx, p, b.namespace+"-"+kind); err != nil {
+		if err := then(ctx, p, b.volumeID(kind)); err != nil {
 			return err
 		}
 	}
@@ -83,12 +94,12 @@ func (b *bench) mounted(ctx context.Context, kind string, count int, then func(c
 	return b.deleteApps(ctx)
 }
 
-// denseNames names the volumes and their first targets, and further targets
-// over all of the volumes.
+// denseNames names the volumes and their first targets, as kubelet does, and
+// further targets over all of the volumes.
 func denseNames(prefix string, count int) (cold, warm func(int) (volume, target string)) {
 	volume := func(i int) string { return fmt.Sprintf("%s-%d", prefix, i%count) }
-	cold = func(i int) (string, string) { return volume(i), "first" }
-	warm = func(i int) (string, string) { return volume(i), fmt.Sprintf("further-%d", i) }
+	cold = func(i int) (string, string) { return volume(i), volume(i) }
+	warm = func(i int) (string, string) { return volume(i), fmt.Sprintf("%s-further-%d", volume(i), i) }
 	return cold, warm
 }
 

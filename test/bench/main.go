@@ -31,7 +31,7 @@ func run() error {
 	counts := defaultCounts()
 	flag.StringVar(&options.dir, "dir", devcluster.DefaultDir, "state directory of the cluster")
 	flag.StringVar(&options.output, "output", filepath.Join(tree.Root, "test", "bench", "results.json"), "where the figures go")
-	flag.StringVar(&options.only, "only", "", "measure one part: publish, dense, stalls; nothing is written then")
+	flag.StringVar(&options.only, "only", "", "measure one part: "+partNames()+"; nothing is written then")
 	flag.BoolVar(&options.keep, "keep", false, "leave the cluster running")
 	flag.IntVar(&counts.floor, "floor", counts.floor, "pods without a volume")
 	flag.IntVar(&counts.cold, "cold", counts.cold, "publishes of volumes that are not mounted")

@@ -17,11 +17,9 @@ import (
 
 func TestClientsRunAsProcessesOfTheNode(t *testing.T) {
 	s := newScene(t)
-	// The nodes of this cluster are namespaces: their first process is kubelet.
-	kubelet, err := env.cluster.KubeletPID("node-1")
+	values, err := local.ProcessMode(env.cluster, "node-1")
 	s.must(err)
-	s.reinstall("mountMode=process", "mountmgr.mountMode=process",
-		fmt.Sprintf("mountmgr.extraArgs[0]=--process-namespaces=/proc/%d/ns", kubelet))
+	s.reinstall(values...)
 	fs := s.redis(15)
 	s.claim("data", fs.class)
 	s.app("writer", "data", onNode("node-1"), command("sh", "-c", writerProgram))

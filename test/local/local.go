@@ -91,6 +91,19 @@ func (t Tree) Upgrade(ctx context.Context, cluster *devcluster.Cluster, helm str
 	return t.upgrade(ctx, cluster, helm, progress, nil, values...)
 }
 
+// ProcessMode are the values that run clients as processes of a node. The nodes
+// of a local cluster are namespaces, whose first process is kubelet.
+func ProcessMode(cluster *devcluster.Cluster, node string) ([]string, error) {
+	kubelet, err := cluster.KubeletPID(node)
+	if err != nil {
+		return nil, err
+	}
+	return []string{
+		"mountMode=process", "mountmgr.mountMode=process",
+		fmt.Sprintf("mountmgr.extraArgs[0]=--process-namespaces=/proc/%d/ns", kubelet),
+	}, nil
+}
+
 func (t Tree) upgrade(
 	ctx context.Context, cluster *devcluster.Cluster, helm string, progress io.Writer, files []string, values ...string,
 ) error {

@@ -70,10 +70,10 @@ func (c *cache) find(id key, live bool) (entry, bool) {
 	return found, ok && (fresh || live && found.err == nil)
 }
 
-// keep remembers what was read, and that there is nothing to read or no right
-// to; any other failure may be over at the next try.
+// keep remembers what was read, and that there is nothing to read, no right to,
+// or too much; any other failure may be over at the next try.
 func (c *cache) keep(id key, read entry) {
-	lasting := errdefs.IsNotFound(read.err) || errdefs.IsPermissionDenied(read.err)
+	lasting := errdefs.IsNotFound(read.err) || errdefs.IsPermissionDenied(read.err) || errdefs.IsResourceExhausted(read.err)
 	if read.err != nil && (!lasting || errors.Is(read.err, context.DeadlineExceeded)) {
 		return
 	}

@@ -218,6 +218,20 @@ func TestFailuresThatMayPassAreNotRemembered(t *testing.T) {
 	}
 }
 
+func TestAVolumeThatWouldTakeTooManyRequestsIsSoughtOnce(t *testing.T) {
+	client := fake.NewClientset(pod("one", "two"), pvc("one", "pv-one"), pv("pv-one", "h-other", "one"), pvc("two", "pv-two"))
+	source := NewSource(client, driver, root)
+	request := Request{VolumeID: "h-1", TargetPath: "/elsewhere", Namespace: "ns", Pod: "app"}
+	for round := range 2 {
+		if _, err := source.Volume(t.Context(), request); !errdefs.IsResourceExhausted(err) {
+			t.Errorf("round %d: %v", round, err)
+		}
+	}
+	if n := len(client.Actions()); n > requestLimit {
+		t.Errorf("%d requests", n)
+	}
+}
+
 func TestPublishesAtTheSameTimeReadOnce(t *testing.T) {
 	client := fake.NewClientset(pv("static", "h-1", "data"), pvc("data", "static"))
 	begin := make(chan struct{})
