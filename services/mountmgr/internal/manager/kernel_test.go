@@ -113,6 +113,7 @@ func TestAWriterSurvivesTheDeletionOfItsMountPod(t *testing.T) {
 }
 
 func TestAWriterSurvivesAManagerThatEndsInAHandOver(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	record := publish(t, n, "pv-1", target)
@@ -190,6 +191,7 @@ func TestReadersSurviveKills(t *testing.T) {
 }
 
 func TestAFailedStartNamesItsCauseAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	for name, c := range map[string]struct {
 		change func(map[string]string)

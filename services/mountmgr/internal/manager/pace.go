@@ -15,18 +15,20 @@ const (
 	// doubles with each further one up to longestPause.
 	firstPause   = time.Second
 	longestPause = 30 * time.Second
-	// planned and unplanned are how many replacements of a series come at once:
-	// before a planned one the old client serves on, so that nobody waits, and
-	// applications wait for an unplanned one.
-	planned   = 1
-	unplanned = 5
+	// freeHandOvers and freeRecoveries are how many of a series come at once:
+	// before a hand-over the old client serves on, so that nobody waits, and
+	// applications wait for a recovery.
+	freeHandOvers  = 1
+	freeRecoveries = 5
 )
 
 // pace delays replacements that follow each other quickly: whoever ends mount
 // pods again and again, such as a node that shuts down, is not fought.
 type pace struct {
-	streak  int
-	serving time.Time
+	// handOvers and recoveries are those of the present series. They count apart:
+	// many planned hand-overs must not delay the repair after a crash.
+	handOvers, recoveries int
+	serving               time.Time
 }
 
 // serves notes that a client serves.
@@ -36,15 +38,27 @@ func (p *pace) serves(now time.Time) {
 	}
 }
 
-// next counts a replacement and returns how long it has to wait; the first ones
-// of a series, as many as free, do not.
-func (p *pace) next(now time.Time, free int) time.Duration {
+// handOver counts a hand-over and returns how long it has to wait.
+func (p *pace) handOver(now time.Time) time.Duration {
+	p.settle(now)
+	p.handOvers++
+	return backOff(p.handOvers - freeHandOvers)
+}
+
+// recovery is handOver for a recovery, of which the first ones, as many as free,
+// do not wait.
+func (p *pace) recovery(now time.Time, free int) time.Duration {
+	p.settle(now)
+	p.recoveries++
+	return backOff(p.recoveries - free)
+}
+
+// settle ends a series when its last client has served for long enough.
+func (p *pace) settle(now time.Time) {
 	if !p.serving.IsZero() && now.Sub(p.serving) >= steadyTime {
-		p.streak = 0
+		p.handOvers, p.recoveries = 0, 0
 	}
 	p.serving = time.Time{}
-	p.streak++
-	return backOff(p.streak - free)
 }
 
 // backOff is the pause before the n-th attempt that has to wait; none for n < 1.
@@ -61,7 +75,7 @@ func (m *mount) awaitTurn(ctx context.Context) (bool, error) {
 	if m.snapshot().Upgrade.Running() {
 		return true, nil // Somebody wants it now.
 	}
-	wait := m.pace.next(time.Now(), planned)
+	wait := m.pace.handOver(time.Now())
 	if wait == 0 {
 		return true, nil
 	}
@@ -92,9 +106,9 @@ func (m *mount) awaitTurn(ctx context.Context) (bool, error) {
 
 // recoveryPause is how long a recovery has to wait before it begins.
 func (m *mount) recoveryPause() time.Duration {
-	free := unplanned
+	free := freeRecoveries
 	if state, _ := m.pod(m.snapshot().Client.PodUID); state.imposed {
-		free = planned
+		free = freeHandOvers
 	}
-	return m.pace.next(time.Now(), free)
+	return m.pace.recovery(time.Now(), free)
 }

@@ -14,7 +14,7 @@ func TestASeriesOfReplacementsIsDelayed(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var p pace
 	for i, want := range []float64{0, 1, 2, 4, 8, 16, 30, 30, 30} {
-		if got := p.next(now, planned).Seconds(); got != want {
+		if got := p.handOver(now).Seconds(); got != want {
 			t.Errorf("replacement %d waits %v s, want %v s", i, got, want)
 		}
 		p.serves(now)
@@ -22,18 +22,21 @@ func TestASeriesOfReplacementsIsDelayed(t *testing.T) {
 		p.serves(now) // It serves on.
 	}
 	now = now.Add(time.Second)
-	if got := p.next(now, planned); got != 0 {
+	if got := p.handOver(now); got != 0 {
 		t.Errorf("after a minute of serving the next one waits %v", got)
 	}
-	if got := p.next(now, planned); got != time.Second {
+	if got := p.handOver(now); got != time.Second {
 		t.Errorf("the one after it waits %v", got)
 	}
 }
 
-func TestUnplannedReplacementsComeAtOnceForAWhile(t *testing.T) {
+func TestRecoveriesComeAtOnceForAWhileWhateverWasPlanned(t *testing.T) {
 	var p pace
+	for range 10 {
+		p.handOver(time.Unix(1000, 0))
+	}
 	for i, want := range []float64{0, 0, 0, 0, 0, 1, 2} {
-		if got := p.next(time.Unix(1000, 0), unplanned).Seconds(); got != want {
+		if got := p.recovery(time.Unix(1000, 0), freeRecoveries).Seconds(); got != want {
 			t.Errorf("replacement %d waits %v s, want %v s", i, got, want)
 		}
 	}
