@@ -73,6 +73,9 @@ func (b *bench) mounted(ctx context.Context, kind string, count int, then func(c
 		return err
 	}
 	b.addDurations(prefix+".cold", took, 50, 95, 99)
+	if err := wait(ctx, settling); err != nil { // Clients that have just started are busy.
+		return err
+	}
 	if took, err = p.series(ctx, warmCalls, warm); err != nil {
 		return err
 	}
