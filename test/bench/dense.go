@@ -22,9 +22,13 @@ const (
 	foreignMounts = 10_000
 )
 
-// densePods fills the node with mount pods.
+// densePods fills the node with mount pods, each made when it is wanted.
 func (b *bench) densePods(ctx context.Context) error {
-	return b.mounted(ctx, "pods", densePods, nil)
+	if err := b.reinstall(ctx, "mountmgr.sparePods=0"); err != nil {
+		return err
+	}
+	err := b.mounted(ctx, "pods", densePods, nil)
+	return errors.Join(err, b.reinstall(ctx))
 }
 
 // denseProcesses fills the node with clients that are processes, and then its
