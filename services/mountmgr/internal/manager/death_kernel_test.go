@@ -166,7 +166,6 @@ func unpublishAll(t *testing.T, n *nodetest.Node, targets ...string) {
 // A publish that its mount manager did not survive is repeated by kubelet, or
 // its pod is deleted meanwhile.
 func TestDeathInAPublish(t *testing.T) {
-	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	round := 0
@@ -199,7 +198,6 @@ func TestDeathInAPublish(t *testing.T) {
 }
 
 func TestDeathInAnUnpublish(t *testing.T) {
-	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	publish(t, n, "pv-1", target)
@@ -218,7 +216,6 @@ func TestDeathInAnUnpublish(t *testing.T) {
 }
 
 func TestDeathInAFailedStart(t *testing.T) {
-	t.Parallel()
 	n := nodetest.NewNode(t)
 	bad := request(n, n.Target("bad"))
 	bad.Secret["storage"] = "nosuch"
@@ -249,7 +246,6 @@ func TestTwoDeathsInAHandOver(t *testing.T) { dieInAHandOver(t, true) }
 
 func dieInAHandOver(t *testing.T, again bool) {
 	t.Helper()
-	t.Parallel()
 	n := nodetest.NewNode(t)
 	old, w := withWriter(t, n)
 	dieEverywhere(t, n, scenario{
@@ -274,7 +270,6 @@ func dieInAHandOver(t *testing.T, again bool) {
 }
 
 func TestDeathInAnUpgrade(t *testing.T) {
-	t.Parallel()
 	n := nodetest.NewNode(t)
 	old, w := withWriter(t, n)
 	images := map[string]string{nodetest.Image: olderImage, olderImage: nodetest.Image}
@@ -313,7 +308,6 @@ func TestDeathInAnUpgrade(t *testing.T) {
 // What a client that is killed had not written is lost in this release, so that
 // the promise is for readers, and for whatever is opened after it.
 func TestDeathInARecovery(t *testing.T) {
-	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	old := publish(t, n, "pv-1", target)
