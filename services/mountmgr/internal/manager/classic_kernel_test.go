@@ -152,7 +152,7 @@ func TestAnAdoptedMountOutlivesWhatServesIt(t *testing.T) {
 			n.StopManager()
 			n.StopVault()
 			n.StartManager()
-			time.Sleep(time.Second) // The mount manager has met the client then, if it does without the vault.
+			<-time.After(time.Second) // The mount manager has met the client then, if it does without the vault.
 			n.StartVault()
 		}, store.ModeClassic},
 		{"vault, then the container", func(_ *testing.T, n *nodetest.Node, r store.Record) {

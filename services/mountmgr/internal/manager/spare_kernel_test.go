@@ -137,7 +137,7 @@ func TestAColdPublishTakesTheSpare(t *testing.T) {
 	}
 	write(t, n, filepath.Join(target, "f"), "hello")
 	everyPodHasAPlace(t, n, 1)
-	time.Sleep(3 * time.Second) // Longer than what is left to tell is put off.
+	<-time.After(3 * time.Second) // Longer than what is left to tell is put off.
 	want := []string{"create pods", "get persistentvolumes", "patch pods", "patch pods/resize"}
 	if got := writes(n); !slices.Equal(got, want) {
 		t.Errorf("requests %v, want %v", got, want)
