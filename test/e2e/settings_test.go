@@ -17,18 +17,15 @@ import (
 
 const configMapName = "juicefs-csi-driver-config"
 
-// install installs the charts with further values.
-func (s *scene) install(values ...string) {
-	s.Helper()
-	s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, io.Discard, append(installValues(), values...)...))
-	s.driverReady()
-}
-
-// reinstall is install, and as before when the test is over.
+// reinstall installs the charts with further values, and as before when the
+// test is over.
 func (s *scene) reinstall(values ...string) {
 	s.Helper()
-	s.Cleanup(func() { s.install() })
-	s.install(values...)
+	s.Cleanup(func() {
+		s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, io.Discard, installValues()...))
+	})
+	s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, io.Discard, append(installValues(), values...)...))
+	s.driverReady()
 }
 
 // configure replaces config.yaml, and puts it back when the test is over. It
