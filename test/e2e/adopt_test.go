@@ -30,15 +30,15 @@ type predecessor struct {
 	volume, mount, fdDir string
 }
 
-// TestAVolumeOfTheExistingDriverMovesOver runs a writer on a volume of the
-// existing driver, replaces that driver by this one, and goes on.
-func TestAVolumeOfTheExistingDriverMovesOver(t *testing.T) {
+// TestAVolumeOfTheExistingDriverMovesOverAndBack runs a writer on a volume of the
+// existing driver, replaces that driver by this one, and goes back.
+func TestAVolumeOfTheExistingDriverMovesOverAndBack(t *testing.T) {
 	s := newScene(t)
 	fs := s.redis(2)
 	volume := s.static(fs, "data", nil)
 	p := &predecessor{scene: s, volume: volume.Name, mount: volume.Name + "-abcdef", fdDir: "/var/run/juicefs-csi/" + volume.Name}
 	s.must(local.Uninstall(s.ctx, env.cluster, env.helm))
-	s.Cleanup(func() { s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, os.Stderr, installValues()...)) })
+	s.Cleanup(func() { s.install() })
 	s.driverGone()
 	stop := p.start()
 	p.makeMountPod(s.secretOf(fs))
@@ -49,9 +49,7 @@ func TestAVolumeOfTheExistingDriverMovesOver(t *testing.T) {
 	old := s.theMountPod(volume.Name)
 	stop()
 
-	values := append(installValues(), "mountmgr.migration=true")
-	s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, os.Stderr, values...))
-	s.driverReady()
+	s.install("mountmgr.migration=true")
 	s.advances("writer")
 	s.app("second", "data", onNode("node-1"))
 	s.running("second")
@@ -64,11 +62,32 @@ func TestAVolumeOfTheExistingDriverMovesOver(t *testing.T) {
 	// An upgrade of the mount ends the privilege of its client.
 	s.upgrade("node-1", volume.Name)
 	s.advances("writer")
-	s.wroteEverything("writer")
 	s.unprivileged(s.theMountPod(volume.Name))
+
+	p.movesBack()
+	s.wroteEverything("writer")
 	s.deleteApp("second")
 	s.deleteApp("writer")
 	s.nothingLeft(volume.Name)
+}
+
+// movesBack makes the mount one of the existing driver again, removes this
+// driver, and lets it find what it has left.
+func (p *predecessor) movesBack() {
+	p.Helper()
+	p.install("mountmgr.mountPods=classic")
+	p.upgrade("node-1", p.volume)
+	p.advances("writer")
+	pod := p.theMountPod(p.volume)
+	if privileged := pod.Spec.Containers[0].SecurityContext.Privileged; privileged == nil || !*privileged ||
+		pod.Labels["juicefs-upgrade-uuid"] == "" || pod.Annotations["juicefs-uniqueid"] != p.volume {
+		p.Errorf("the existing driver would not take mount pod %s with the labels %v for its own", pod.Name, pod.Labels)
+	}
+	p.must(local.Uninstall(p.ctx, env.cluster, env.helm))
+	p.driverGone()
+	p.advances("writer")
+	p.install("mountmgr.migration=true")
+	p.advances("writer")
 }
 
 // driverGone waits until no pod of the driver listens at its sockets any more:

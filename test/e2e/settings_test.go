@@ -17,15 +17,18 @@ import (
 
 const configMapName = "juicefs-csi-driver-config"
 
-// reinstall installs the charts with further values, and as before when the
-// test is over.
-func (s *scene) reinstall(values ...string) {
+// install installs the charts with further values.
+func (s *scene) install(values ...string) {
 	s.Helper()
-	s.Cleanup(func() {
-		s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, io.Discard, installValues()...))
-	})
 	s.must(env.tree.Upgrade(s.ctx, env.cluster, env.helm, io.Discard, append(installValues(), values...)...))
 	s.driverReady()
+}
+
+// reinstall is install, and as before when the test is over.
+func (s *scene) reinstall(values ...string) {
+	s.Helper()
+	s.Cleanup(func() { s.install() })
+	s.install(values...)
 }
 
 // configure replaces config.yaml, and puts it back when the test is over. It

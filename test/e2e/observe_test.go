@@ -1,0 +1,63 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/juicefs-csi/driver/test/local"
+)
+
+// metrics are those of the mount manager of a node, a line each.
+func (s *scene) metrics(node string) ([]string, error) {
+	pods, err := env.kube.CoreV1().Pods(local.Namespace).List(s.ctx, metav1.ListOptions{
+		LabelSelector: "app=juicefs-csi-mountmgr", FieldSelector: "spec.nodeName=" + node,
+	})
+	if err != nil || len(pods.Items) != 1 {
+		return nil, fmt.Errorf("%d mount managers (%w)", len(pods.Items), errOr(err))
+	}
+	text, err := env.kube.CoreV1().Pods(local.Namespace).ProxyGet("http", pods.Items[0].Name, "9569", "metrics", nil).DoRaw(s.ctx)
+	return strings.Split(string(text), "\n"), err
+}
+
+// shows waits until some series of a node's mount manager begins so, or none.
+func (s *scene) shows(node, series string, wanted bool) {
+	s.Helper()
+	s.eventually(fmt.Sprintf("%s is there: %t", series, wanted), func() error {
+		lines, err := s.metrics(node)
+		if err != nil {
+			return err
+		}
+		for _, line := range lines {
+			if strings.HasPrefix(line, series) {
+				if !wanted {
+					return fmt.Errorf("there is %s", line)
+				}
+				return nil
+			}
+		}
+		if wanted {
+			return fmt.Errorf("none of %d lines is it", len(lines))
+		}
+		return nil
+	})
+}
+
+func TestTheSeriesOfAMountGoWithIt(t *testing.T) {
+	s := newScene(t)
+	fs := s.sqlite()
+	volume := s.static(fs, "data", nil)
+	s.app("app", "data", onNode("node-1"))
+	s.running("app")
+	s.shows("node-1", `juicefs_csi_mountmgr_mounts{state="Serving"}`, true)
+	s.shows("node-1", `juicefs_csi_mountmgr_publish_seconds_count{kind="cold"}`, true)
+	series := `juicefs_csi_mountmgr_mount_waiting_requests{mount_id="` + s.theMountPod(volume.Name).Labels["csi.juicefs.com/mount-id"] + `"`
+	s.shows("node-1", series, true)
+	s.deleteApp("app")
+	s.nothingLeft(volume.Name)
+	s.shows("node-1", series, false)
+}
