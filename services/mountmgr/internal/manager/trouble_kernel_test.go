@@ -214,17 +214,12 @@ func stuckNode(t *testing.T, n *nodetest.Node) (record store.Record, waiter <-ch
 	target := n.Target("one")
 	record = publish(t, n, "pv-1", target)
 	write(t, n, filepath.Join(target, "f"), "hello")
-	pod, err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Get(t.Context(), record.Client.PodName, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	n.Kubelet.Refuse(func(*corev1.Pod, int) *corev1.PodStatus { return failedStatus("NodeAffinity", "refused") })
+	n.Kubelet.Stick(record.Client.PodUID)
 	n.Kubelet.Kill(record.Client.PodUID)
 	ended := make(chan error, 1)
 	go func() { ended <- read(n, filepath.Join(target, "f"), "hello") }()
-	asked := metav1.NewTime(time.Now().Add(-3 * time.Minute))
-	pod.DeletionTimestamp = &asked
-	err = n.Kubelet.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), pod, pod.Namespace)
+	err := n.Kubelet.Client.CoreV1().Pods(nodetest.Namespace).Delete(t.Context(), record.Client.PodName, metav1.DeleteOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

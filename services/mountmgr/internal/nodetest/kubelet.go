@@ -43,8 +43,13 @@ type Kubelet struct {
 
 	mu      sync.Mutex
 	pods    map[string]*exec.Cmd
+	stuck   map[string]bool
 	stopped bool
 	refuse  Refusal
+
+	// changes makes one of reading and writing a pod, as the API server's
+	// resource versions do.
+	changes sync.Mutex
 }
 
 // Refusal gives the status of a pod that is not started now, nil to start it;
@@ -85,6 +90,8 @@ func (k *Kubelet) refused(pod *corev1.Pod) bool {
 
 // SetStatus reports the status of a pod; false when there is no such pod.
 func (k *Kubelet) SetStatus(pod *corev1.Pod, status corev1.PodStatus) bool {
+	k.changes.Lock()
+	defer k.changes.Unlock()
 	present, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), pod.Namespace, pod.Name)
 	found, ok := present.(*corev1.Pod)
 	if err != nil || !ok || found.UID != pod.UID {
@@ -103,7 +110,8 @@ func NewKubelet(tb testing.TB, dir string, juicefs map[string]string) *Kubelet {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	k := &Kubelet{Client: fake.NewClientset(), Dir: dir, tb: tb, bin: juicefs, log: log, pods: make(map[string]*exec.Cmd)}
+	k := &Kubelet{Client: fake.NewClientset(), Dir: dir, tb: tb, bin: juicefs, log: log}
+	k.pods, k.stuck = make(map[string]*exec.Cmd), make(map[string]bool)
 	k.Client.PrependReactor("create", "pods", k.create)
 	k.Client.PrependReactor("delete", "pods", k.deleteGracefully)
 	tb.Cleanup(func() {
@@ -139,6 +147,8 @@ func (k *Kubelet) deleteGracefully(action clienttesting.Action) (bool, runtime.O
 	if !ok {
 		return false, nil, nil
 	}
+	k.changes.Lock()
+	defer k.changes.Unlock()
 	object, err := k.Client.Tracker().Get(corev1.SchemeGroupVersion.WithResource("pods"), deleted.GetNamespace(), deleted.GetName())
 	if err != nil {
 		return true, nil, err
@@ -146,6 +156,9 @@ func (k *Kubelet) deleteGracefully(action clienttesting.Action) (bool, runtime.O
 	pod, ok := object.(*corev1.Pod)
 	if !ok {
 		return false, nil, nil
+	}
+	if k.isStuck(string(pod.UID)) {
+		return true, nil, k.setDeleted(pod, time.Now().Add(-stuckFor))
 	}
 	grace := deleted.GetDeleteOptions().GracePeriodSeconds
 	if grace == nil {
@@ -155,12 +168,34 @@ func (k *Kubelet) deleteGracefully(action clienttesting.Action) (bool, runtime.O
 		k.kill(string(pod.UID))
 		return false, nil, nil
 	}
+	if err := k.setDeleted(pod, time.Now()); err != nil {
+		return true, nil, err
+	}
+	go k.terminate(pod.DeepCopy(), time.Duration(*grace)*time.Second)
+	return true, nil, nil
+}
+
+func (k *Kubelet) setDeleted(pod *corev1.Pod, at time.Time) error {
 	terminating := pod.DeepCopy()
-	now := metav1.Now()
-	terminating.DeletionTimestamp = &now
-	err = k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), terminating, terminating.Namespace)
-	go k.terminate(terminating, time.Duration(*grace)*time.Second)
-	return true, nil, err
+	terminating.DeletionTimestamp = &metav1.Time{Time: at}
+	return k.Client.Tracker().Update(corev1.SchemeGroupVersion.WithResource("pods"), terminating, terminating.Namespace)
+}
+
+// stuckFor is how long ago the deletion of a stuck pod was asked for.
+const stuckFor = 3 * time.Minute
+
+// Stick makes a pod one that does not go when it is deleted: it looks as if
+// that had been asked for a while ago.
+func (k *Kubelet) Stick(uid string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.stuck[uid] = true
+}
+
+func (k *Kubelet) isStuck(uid string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.stuck[uid]
 }
 
 func (k *Kubelet) terminate(pod *corev1.Pod, grace time.Duration) {
