@@ -243,7 +243,7 @@ test: deps client $(HELM) $(KUBECONFORM) ## Run unit, chart golden and, as root,
 
 .PHONY: e2e
 e2e: e2e-deps client images $(HELM) ## Run the tests on a real local cluster (root); KEEP=1 leaves it running.
-	@RELEASE='$(RELEASE)' $(GO) test -tags e2e -count 1 -timeout 30m $(TESTFLAGS) ./test/e2e/...
+	@RELEASE='$(RELEASE)' $(GO) test -tags e2e -count 1 -timeout 30m $(TESTFLAGS) ./test/e2e
 
 .PHONY: bench
 bench: e2e-deps client images $(HELM) ## Measure, print a table and write test/bench/results.json (root).

@@ -7,21 +7,45 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/juicefs-csi/driver/test/local"
 )
 
-// metrics are those of the mount manager of a node, a line each.
-func (s *scene) metrics(node string) ([]string, error) {
+// mountmgr is the pod of the mount manager of a node.
+func (s *scene) mountmgr(node string) (string, error) {
 	pods, err := env.kube.CoreV1().Pods(local.Namespace).List(s.ctx, metav1.ListOptions{
 		LabelSelector: "app=juicefs-csi-mountmgr", FieldSelector: "spec.nodeName=" + node,
 	})
 	if err != nil || len(pods.Items) != 1 {
-		return nil, fmt.Errorf("%d mount managers (%w)", len(pods.Items), errOr(err))
+		return "", fmt.Errorf("%d mount managers (%w)", len(pods.Items), errOr(err))
 	}
-	text, err := env.kube.CoreV1().Pods(local.Namespace).ProxyGet("http", pods.Items[0].Name, "9569", "metrics", nil).DoRaw(s.ctx)
+	return pods.Items[0].Name, nil
+}
+
+// metrics are those of the mount manager of a node, a line each.
+func (s *scene) metrics(node string) ([]string, error) {
+	pod, err := s.mountmgr(node)
+	if err != nil {
+		return nil, err
+	}
+	text, err := env.kube.CoreV1().Pods(local.Namespace).ProxyGet("http", pod, "9569", "metrics", nil).DoRaw(s.ctx)
 	return strings.Split(string(text), "\n"), err
+}
+
+// logged is nil once the mount manager of a node has logged a text.
+func (s *scene) logged(node string, since metav1.Time, text string) error {
+	pod, err := s.mountmgr(node)
+	if err != nil {
+		return err
+	}
+	options := &corev1.PodLogOptions{Container: "mountmgr", SinceTime: &since}
+	log, err := env.kube.CoreV1().Pods(local.Namespace).GetLogs(pod, options).DoRaw(s.ctx)
+	if err != nil || !strings.Contains(string(log), text) {
+		return fmt.Errorf("no %q in the log of pod %s (%w)", text, pod, errOr(err))
+	}
+	return nil
 }
 
 // shows waits until some series of a node's mount manager begins so, or none.
@@ -60,4 +84,24 @@ func TestTheSeriesOfAMountGoWithIt(t *testing.T) {
 	s.deleteApp("app")
 	s.nothingLeft(volume.Name)
 	s.shows("node-1", series, false)
+}
+
+// TestAKubeletThatDoesNotAnswerIsDoneWithout gives the mount manager a port at
+// which no kubelet listens.
+func TestAKubeletThatDoesNotAnswerIsDoneWithout(t *testing.T) {
+	s := newScene(t)
+	s.shows("node-1", "juicefs_csi_mountmgr_pods_from_kubelet 1", true)
+	asked := metav1.Now()
+	s.reinstall("mountmgr.kubelet.port=1")
+	s.eventually("the API server is asked", func() error {
+		return s.logged("node-1", asked, "kubelet does not tell the pods of the node; the API server is asked")
+	})
+	s.shows("node-1", "juicefs_csi_mountmgr_pods_from_kubelet 0", true)
+	fs := s.sqlite()
+	volume := s.static(fs, "data", nil)
+	s.app("app", "data", onNode("node-1"))
+	s.running("app")
+	s.write("app", "/data/f", "works")
+	s.deleteApp("app")
+	s.nothingLeft(volume.Name)
 }

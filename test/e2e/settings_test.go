@@ -38,21 +38,7 @@ func (s *scene) configure(text string) {
 	asked := metav1.Now()
 	before := s.writeConfig(text)
 	s.Cleanup(func() { s.writeConfig(before) })
-	pods, err := env.kube.CoreV1().Pods(local.Namespace).List(s.ctx, metav1.ListOptions{
-		LabelSelector: "app=juicefs-csi-mountmgr", FieldSelector: "spec.nodeName=node-1",
-	})
-	s.must(err)
-	s.eventually("the configuration is read", func() error {
-		for _, pod := range pods.Items {
-			log, err := env.kube.CoreV1().Pods(local.Namespace).GetLogs(pod.Name, &corev1.PodLogOptions{
-				Container: "mountmgr", SinceTime: &asked,
-			}).DoRaw(s.ctx)
-			if err != nil || !strings.Contains(string(log), "msg=\"configuration ") {
-				return fmt.Errorf("not by pod %s (%w)", pod.Name, errOr(err))
-			}
-		}
-		return nil
-	})
+	s.eventually("the configuration is read", func() error { return s.logged("node-1", asked, `msg="configuration `) })
 }
 
 func (s *scene) writeConfig(text string) (before string) {
