@@ -295,7 +295,7 @@ func TestAProcessIsConfined(t *testing.T) {
 		status := readProc(t, pid, "status")
 		for _, line := range []string{
 			"CapInh:\t0000000000000000", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000",
-			"CapBnd:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1",
+			"CapBnd:\t0000000000000000", "CapAmb:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2",
 		} {
 			if !strings.Contains(status, line) {
 				t.Errorf("process %s is without %q:\n%s", pid, line, status)

@@ -1,7 +1,7 @@
 // Package sandbox confines a process that must not be able to do anything on
 // the node: a root of its own with what it is shown and nothing else, process
-// ids of its own, and no capability. It is what a container runtime does for a
-// mount pod, for clients that run without one.
+// ids of its own, no capability, and a filter of system calls. It is what a
+// container runtime does for a mount pod, for clients that run without one.
 package sandbox
 
 import (
@@ -105,7 +105,7 @@ type description struct {
 // Main is the confined process until it becomes its program; it returns only
 // when it fails. environment becomes that of the program.
 func Main(environment []string) error {
-	// Capabilities, no_new_privs and namespaces are those of a thread until the
+	// Capabilities, filter and namespaces are those of a thread until the
 	// program replaces all threads by this one.
 	runtime.LockOSThread()
 	unix.CloseOnExec(descriptionFD)
@@ -131,6 +131,9 @@ func Main(environment []string) error {
 		return err
 	}
 	if err := DropPrivileges(); err != nil {
+		return err
+	}
+	if err := FilterCalls(); err != nil {
 		return err
 	}
 	return fmt.Errorf("run %s: %w", d.Argv[0], unix.Exec(d.Argv[0], d.Argv, environment))
