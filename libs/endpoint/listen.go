@@ -18,15 +18,8 @@ import (
 // before it counts as alive but busy.
 const dialTimeout = time.Second
 
-// Option changes how Listen works.
-type Option func(*options)
-
-type options struct{ mode os.FileMode }
-
-// WithMode sets the permission bits of a unix socket; 0600 without it.
-func WithMode(mode os.FileMode) Option {
-	return func(o *options) { o.mode = mode.Perm() }
-}
+// socketMode are the permission bits of a unix socket.
+const socketMode = 0o600
 
 // Listener is a net.Listener that knows whether its socket file is still there.
 type Listener struct {
@@ -35,23 +28,19 @@ type Listener struct {
 	inode uint64
 }
 
-// Listen listens on endpoint. For a unix socket it makes the parent directory
-// (0700) when it is missing and takes the place of a socket that nobody listens
-// on any more. It fails with errdefs.ErrAlreadyExists when somebody does, or
-// when the path is not a socket.
-func Listen(ctx context.Context, endpoint Endpoint, opts ...Option) (*Listener, error) {
-	o := options{mode: 0o600}
-	for _, opt := range opts {
-		opt(&o)
-	}
-	listener, err := listen(ctx, endpoint, o)
+// Listen listens on endpoint. A unix socket is open to its own user only; its
+// parent directory (0700) is made when it is missing, and a socket that nobody
+// listens on any more is replaced. It fails with errdefs.ErrAlreadyExists when
+// somebody does, or when the path is not a socket.
+func Listen(ctx context.Context, endpoint Endpoint) (*Listener, error) {
+	listener, err := listen(ctx, endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", endpoint, err)
 	}
 	return listener, nil
 }
 
-func listen(ctx context.Context, endpoint Endpoint, o options) (*Listener, error) {
+func listen(ctx context.Context, endpoint Endpoint) (*Listener, error) {
 	if endpoint.Network != Unix {
 		listener, err := new(net.ListenConfig).Listen(ctx, endpoint.Network, endpoint.Address)
 		return &Listener{Listener: listener}, err
@@ -65,10 +54,10 @@ func listen(ctx context.Context, endpoint Endpoint, o options) (*Listener, error
 	}
 	// The kernel gives the socket file the permission bits that the socket has
 	// when it is bound, less the umask: there is no moment at which the file
-	// is open to more users than mode says.
+	// is open to more users than socketMode says.
 	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
 		var result error
-		err := raw.Control(func(descriptor uintptr) { result = unix.Fchmod(int(descriptor), uint32(o.mode)) })
+		err := raw.Control(func(descriptor uintptr) { result = unix.Fchmod(int(descriptor), socketMode) })
 		return errors.Join(err, result)
 	}}
 	listener, err := config.Listen(ctx, Unix, path)
@@ -78,7 +67,7 @@ func listen(ctx context.Context, endpoint Endpoint, o options) (*Listener, error
 	if socket, ok := listener.(*net.UnixListener); ok {
 		socket.SetUnlinkOnClose(false)
 	}
-	err = os.Chmod(path, o.mode)
+	err = os.Chmod(path, socketMode)
 	if err == nil {
 		var inode uint64
 		if inode, err = inodeOf(path); err == nil {
