@@ -77,14 +77,6 @@ func (s *soakRun) change(ctx context.Context, number int) error {
 	return s.kube.CoreV1().Pods(s.namespace).Delete(ctx, victim.Name, metav1.DeleteOptions{})
 }
 
-// failed reports a worker that ended with an error, once.
-func (s *soakRun) failed(ctx context.Context, pod *corev1.Pod) {
-	log, _ := s.kube.CoreV1().Pods(s.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
-	s.fail("%s on %s (%s): %s %s", pod.Name, pod.Spec.NodeName, pod.Labels["volume"], pod.Status.Message, log)
-	zero := int64(0)
-	_ = s.kube.CoreV1().Pods(s.namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &zero})
-}
-
 func (s *soakRun) makeWorker(ctx context.Context, name string) error {
 	volume := fmt.Sprintf("data-%d", s.random.IntN(volumeCount))
 	node := s.cluster.Nodes()[s.random.IntN(len(s.cluster.Nodes()))].Name

@@ -15,7 +15,7 @@ import (
 
 const (
 	// pace is the time between two files.
-	pace = 50 * time.Millisecond
+	pace = 200 * time.Millisecond
 	// largest is the size limit of a file.
 	largest = 256 << 10
 )
@@ -27,6 +27,8 @@ func work(ctx context.Context, dir, ledger string) error {
 		return err
 	}
 	defer func() { _ = acknowledged.Close() }()
+	fmt.Println("started") // SIGTERM is heard from here on.
+	context.AfterFunc(ctx, func() { fmt.Println("asked to end") })
 	ticker := time.NewTicker(pace)
 	defer ticker.Stop()
 	var names []string
