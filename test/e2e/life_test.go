@@ -125,6 +125,39 @@ mountPodPatch:
 	}
 }
 
+// The mount pod shows that its image is missing; once that is put right the
+// application's pod starts without further help.
+func TestAMissingImageIsNamedAndAnotherOneTaken(t *testing.T) {
+	s := newScene(t)
+	fs := s.sqlite()
+	const image = "juicefs-csi/nosuch:ce-v1.4.2"
+	s.configure(`
+mountPodPatch:
+  - resources:
+      requests: {cpu: 10m, memory: 32Mi}
+  - pvcSelector: {matchName: ` + s.namespace + `/data}
+    ceMountImage: ` + image + `
+`)
+	volume := s.static(fs, "data", nil)
+	s.app("app", "data", onNode("node-1"))
+	s.eventually("the image cannot be pulled", func() error {
+		for _, pod := range s.mountPods(volume.Name) {
+			for _, container := range pod.Status.ContainerStatuses {
+				if container.Image == image && container.State.Waiting != nil && strings.Contains(container.State.Waiting.Reason, "ImagePull") {
+					return nil
+				}
+			}
+		}
+		return errors.New("no mount pod says so")
+	})
+	s.configure("mountPodPatch:\n  - resources:\n      requests: {cpu: 10m, memory: 32Mi}\n")
+	s.running("app")
+	s.write("app", "/data/f", "works")
+	s.must(s.event("app", []string{"ImagePull", image}))
+	s.deleteApp("app")
+	s.nothingLeft(volume.Name)
+}
+
 func TestAnEvictedMountPodIsReplaced(t *testing.T) {
 	s := newScene(t)
 	fs := s.redis(8)
