@@ -135,6 +135,7 @@ func crashClassic(t *testing.T, n *nodetest.Node, record store.Record, file stri
 }
 
 func TestAnAdoptedMountOutlivesWhatServesIt(t *testing.T) {
+	t.Parallel()
 	for _, kill := range []struct {
 		name string
 		do   func(*testing.T, *nodetest.Node, store.Record)

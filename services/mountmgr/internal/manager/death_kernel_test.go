@@ -166,6 +166,7 @@ func unpublishAll(t *testing.T, n *nodetest.Node, targets ...string) {
 // A publish that its mount manager did not survive is repeated by kubelet, or
 // its pod is deleted meanwhile.
 func TestDeathInAPublish(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	round := 0
@@ -198,6 +199,7 @@ func TestDeathInAPublish(t *testing.T) {
 }
 
 func TestDeathInAnUnpublish(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	publish(t, n, "pv-1", target)
@@ -216,6 +218,7 @@ func TestDeathInAnUnpublish(t *testing.T) {
 }
 
 func TestDeathInAFailedStart(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	bad := request(n, n.Target("bad"))
 	bad.Secret["storage"] = "nosuch"
@@ -246,6 +249,7 @@ func TestTwoDeathsInAHandOver(t *testing.T) { dieInAHandOver(t, true) }
 
 func dieInAHandOver(t *testing.T, again bool) {
 	t.Helper()
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	old, w := withWriter(t, n)
 	dieEverywhere(t, n, scenario{
@@ -270,6 +274,7 @@ func dieInAHandOver(t *testing.T, again bool) {
 }
 
 func TestDeathInAnUpgrade(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	old, w := withWriter(t, n)
 	images := map[string]string{nodetest.Image: olderImage, olderImage: nodetest.Image}
@@ -308,6 +313,7 @@ func TestDeathInAnUpgrade(t *testing.T) {
 // What a client that is killed had not written is lost in this release, so that
 // the promise is for readers, and for whatever is opened after it.
 func TestDeathInARecovery(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	old := publish(t, n, "pv-1", target)

@@ -81,6 +81,7 @@ func calls(n *nodetest.Node) map[string]int {
 }
 
 func TestAnUnusedMountWaitsForItsDelay(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	target := n.Target("one")
 	delay := map[string]string{"juicefs/mount-delete-delay": "10m"}

@@ -22,6 +22,7 @@ import (
 // A client that hangs takes one process of the mount manager, however many ask
 // how full its volume is, and gives it back when it goes on.
 func TestManyAskAMountThatHangs(t *testing.T) {
+	t.Parallel()
 	const callers = 100
 	n := nodetest.NewNode(t)
 	target := n.Target("one")

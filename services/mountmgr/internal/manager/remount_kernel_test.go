@@ -259,6 +259,7 @@ func newNode(t *testing.T, shared bool) *nodetest.Node {
 }
 
 func TestALostConnectionIsReplaced(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		shared bool
@@ -297,6 +298,7 @@ func TestALostConnectionIsReplaced(t *testing.T) {
 
 // A mount manager that ends at any moment of it leaves the rest to the next.
 func TestAManagerEndsWhileItRemounts(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, true)
 	a := startApplication(t, n)
 	for change := 1; ; change++ {

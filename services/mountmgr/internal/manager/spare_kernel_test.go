@@ -216,6 +216,7 @@ func servedBySpareAfter(t *testing.T, n *nodetest.Node, id string, end func(stor
 }
 
 func TestAnotherShapeGetsAPodOfItsOwn(t *testing.T) {
+	t.Parallel()
 	n, record := nodeWithSpares(t, spare.Options{Count: 1, Retention: 2 * time.Second})
 	spares := spareUIDs(t, n)
 	_, last := upgrade(t, n, record.ID, manager.UpgradeRequest{Image: olderImage})
@@ -298,6 +299,7 @@ func TestASpareThatEndsIsReplaced(t *testing.T) {
 
 // What a mount manager leaves that is killed between two steps.
 func TestNoPodIsLeftByAManagerThatDies(t *testing.T) {
+	t.Parallel()
 	for name, leave := range map[string]func(*testing.T, *store.Store, store.Record, store.Spare) error{
 		"before a spare was made": func(_ *testing.T, s *store.Store, _ store.Record, _ store.Spare) error {
 			return s.PutSpare(store.Spare{PodName: "juicefs-node-spare-nothing", Shape: "x"})

@@ -64,6 +64,7 @@ func TestANodeThatHasNotWhatIsRequested(t *testing.T) {
 }
 
 func TestAnImageThatComesLaterIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	n.Kubelet.Refuse(func(_ *corev1.Pod, attempt int) *corev1.PodStatus {
 		switch {
@@ -96,6 +97,7 @@ func TestAnImageThatComesLaterIsWaitedFor(t *testing.T) {
 // While a node shuts down kubelet refuses every new pod and ends the mount pods
 // last. The old client serves as long as it can, and few successors are made.
 func TestAShutdownOfTheNodeIsNotFought(t *testing.T) {
+	t.Parallel()
 	n := nodetest.NewNode(t)
 	record, w := withWriter(t, n)
 	var refused atomic.Int64
@@ -122,6 +124,7 @@ func TestAShutdownOfTheNodeIsNotFought(t *testing.T) {
 
 // Kubelet reports a pod that it is about to end as failed while it still runs.
 func TestAClientThatServesIsKeptWhateverItsPodSays(t *testing.T) {
+	t.Parallel()
 	for _, status := range []*corev1.PodStatus{
 		failedStatus("Terminated", "Pod was terminated in response to imminent node shutdown."),
 		failedStatus("Evicted", "The node was low on resource: memory."),
