@@ -30,7 +30,7 @@ func (s *scene) metrics(node string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := env.kube.CoreV1().Pods(local.Namespace).ProxyGet("http", pod, "9569", "metrics", nil).DoRaw(s.ctx)
+	text, err := env.kube.CoreV1().Pods(local.Namespace).ProxyGet("http", pod, local.MountManagerMetrics, "metrics", nil).DoRaw(s.ctx)
 	return strings.Split(string(text), "\n"), err
 }
 

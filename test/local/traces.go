@@ -15,12 +15,15 @@ import (
 )
 
 // Traces names all that the driver keeps: Secrets, mount pods and Jobs of its
-// namespace; private files, mount directories and mounts of the nodes; and
-// FUSE descriptors that fdvault holds. Spare mount pods are no traces: they
-// belong to no mount.
+// namespace; private files, mount directories and mounts of the nodes; FUSE
+// descriptors that fdvault holds, and mounts that the mount manager remembers.
+// Spare mount pods are no traces: they belong to no mount.
 func Traces(ctx context.Context, cluster *devcluster.Cluster, kube kubernetes.Interface) (map[string]bool, error) {
 	traces := make(map[string]bool)
 	if err := objectTraces(ctx, kube, traces); err != nil {
+		return nil, err
+	}
+	if err := recordTraces(ctx, kube, traces); err != nil {
 		return nil, err
 	}
 	for _, node := range cluster.Nodes() {
@@ -57,6 +60,31 @@ func objectTraces(ctx context.Context, kube kubernetes.Interface, traces map[str
 	}
 	return nil
 }
+
+// recordTraces names the mounts in the stores of the mount managers, by state.
+func recordTraces(ctx context.Context, kube kubernetes.Interface, traces map[string]bool) error {
+	managers, err := kube.CoreV1().Pods(Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=juicefs-csi-mountmgr"})
+	if err != nil {
+		return fmt.Errorf("list mount managers: %w", err)
+	}
+	for i := range managers.Items {
+		pod := &managers.Items[i]
+		text, err := kube.CoreV1().Pods(Namespace).ProxyGet("http", pod.Name, MountManagerMetrics, "metrics", nil).DoRaw(ctx)
+		if err != nil {
+			return fmt.Errorf("metrics of mount manager %s: %w", pod.Name, err)
+		}
+		for line := range strings.Lines(string(text)) {
+			series, count, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if strings.HasPrefix(series, "juicefs_csi_mountmgr_mounts{") && count != "0" {
+				traces[pod.Spec.NodeName+": "+series+" "+count] = true
+			}
+		}
+	}
+	return nil
+}
+
+// MountManagerMetrics is the port of the mount manager's metrics.
+const MountManagerMetrics = "9569"
 
 // SpareLabel is on mount pods that wait for a mount.
 const SpareLabel = "csi.juicefs.com/spare"
