@@ -83,7 +83,10 @@ func visible(path string) (Entry, error) {
 	parent, err := unix.Openat2(unix.AT_FDCWD, directory, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolveCached | unix.RESOLVE_NO_SYMLINKS,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return Entry{}, errdefs.ErrNotFound
+	case err != nil:
 		return Entry{}, errTable
 	}
 	defer unix.Close(parent) //nolint:errcheck // O_PATH

@@ -88,7 +88,8 @@ func TestVisibleSaysWhatIsNotMounted(t *testing.T) {
 	if !haveStatmount(t) {
 		return
 	}
-	for _, path := range []string{"/proc/self", t.TempDir(), filepath.Join(t.TempDir(), "missing")} {
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, path := range []string{"/proc/self", t.TempDir(), missing, filepath.Join(missing, "too")} {
 		if _, err := visible(path); !errdefs.IsNotFound(err) && !errors.Is(err, errTable) {
 			t.Errorf("%s: %v", path, err)
 		}

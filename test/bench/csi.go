@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path"
 	"strconv"
 	"time"
@@ -25,10 +26,11 @@ const kubeletDir = "/var/lib/kubelet"
 type plugin struct {
 	csi.NodeClient
 	conn *grpc.ClientConn
-	// dir is where the targets are.
-	dir    string
-	secret map[string]string
-	data   string
+	// root is the root directory of the node's kubelet, and dir where the targets
+	// are below it.
+	root, dir string
+	secret    map[string]string
+	data      string
 	// pod are the keys that kubelet adds to the volume context.
 	pod map[string]string
 }
@@ -44,14 +46,15 @@ func (b *bench) connect(ctx context.Context, host string) (*plugin, error) {
 	if err != nil {
 		return nil, err
 	}
-	socket := path.Join("/proc", strconv.Itoa(kubelet), "root", kubeletDir, "csi-plugins", driverName, "csi.sock")
+	root := path.Join("/proc", strconv.Itoa(kubelet), "root")
+	socket := path.Join(root, kubeletDir, "csi-plugins", driverName, "csi.sock")
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, fmt.Errorf("connect to the node plugin: %w", err)
 	}
 	return &plugin{
 		NodeClient: csi.NewNodeClient(conn), conn: conn, data: b.dataDir,
-		dir: path.Join(kubeletDir, "pods", string(pod.UID), "volumes", "kubernetes.io~csi"),
+		root: root, dir: path.Join(kubeletDir, "pods", string(pod.UID), "volumes", "kubernetes.io~csi"),
 		secret: map[string]string{
 			"name": b.namespace, "metaurl": fmt.Sprintf("redis://%s/%d", devcluster.RedisAddress, metadataNumber),
 			"storage": "file", "bucket": b.dataDir + "/",
@@ -69,6 +72,9 @@ func (p *plugin) target(name string) string { return path.Join(p.dir, name, "mou
 func (p *plugin) publish(ctx context.Context, volume, name string) (time.Duration, error) {
 	attributes := map[string]string{"juicefs/host-path": p.data, "subPath": volume}
 	maps.Copy(attributes, p.pod)
+	if err := os.MkdirAll(path.Join(p.root, p.dir, name), 0o750); err != nil { // As kubelet does.
+		return 0, fmt.Errorf("make directory of a target: %w", err)
+	}
 	began := time.Now()
 	_, err := p.NodePublishVolume(ctx, &csi.NodePublishVolumeRequest{
 		VolumeId: volume, TargetPath: p.target(name), Secrets: p.secret, VolumeContext: attributes,
