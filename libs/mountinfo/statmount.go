@@ -83,11 +83,8 @@ func visible(path string) (Entry, error) {
 	parent, err := unix.Openat2(unix.AT_FDCWD, directory, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: resolveCached | unix.RESOLVE_NO_SYMLINKS,
 	})
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return Entry{}, errdefs.ErrNotFound
-	case err != nil:
-		return Entry{}, errTable
+	if err != nil {
+		return Entry{}, unopened(err)
 	}
 	defer unix.Close(parent) //nolint:errcheck // O_PATH
 	id, _, err := identify(parent)
@@ -101,16 +98,22 @@ func visible(path string) (Entry, error) {
 	return child(parent, name, path)
 }
 
+// unopened is what an error of openat2 says of the mount: nothing is mounted
+// where nothing is.
+func unopened(err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return errdefs.ErrNotFound
+	}
+	return errTable
+}
+
 // child returns the mount at name in the directory parent.
 func child(parent int, name, path string) (Entry, error) {
 	descriptor, err := unix.Openat2(parent, name, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS,
 	})
-	if errors.Is(err, unix.ENOENT) {
-		return Entry{}, errdefs.ErrNotFound
-	}
 	if err != nil {
-		return Entry{}, errTable
+		return Entry{}, unopened(err)
 	}
 	defer unix.Close(descriptor) //nolint:errcheck // O_PATH
 	id, isRoot, err := identify(descriptor)
