@@ -133,7 +133,7 @@ func Main(environment []string) error {
 	if err := DropPrivileges(); err != nil {
 		return err
 	}
-	if err := FilterCalls(); err != nil {
+	if err := filterCalls(); err != nil {
 		return err
 	}
 	return fmt.Errorf("run %s: %w", d.Argv[0], unix.Exec(d.Argv[0], d.Argv, environment))

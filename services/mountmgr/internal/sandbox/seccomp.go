@@ -15,8 +15,9 @@ import (
 const namespaceFlags = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET
 
-// refusedCalls are the system calls that a file system client has no use for,
-// about those that container runtimes refuse to a process without capability.
+// refusedCalls are system calls that a file system client has no use for. They
+// are much the same that container runtimes refuse to a process without
+// capability.
 func refusedCalls() []string {
 	return []string{
 		// Mounts and namespaces.
@@ -63,10 +64,10 @@ func callPolicy() (seccomp.Policy, error) {
 	}, nil
 }
 
-// FilterCalls refuses system calls to the calling thread and to whatever it
+// filterCalls refuses system calls to the calling thread and to whatever it
 // executes, for ever. The caller must have locked the thread and dropped its
 // privileges.
-func FilterCalls() error {
+func filterCalls() error {
 	policy, err := callPolicy()
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func filterSelf() error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
-	if err := FilterCalls(); err != nil {
+	if err := filterCalls(); err != nil {
 		return err
 	}
 	return unix.Exec("/proc/self/exe", []string{os.Args[0], tryStage}, nil)
