@@ -30,8 +30,7 @@ func (s *scene) metrics(node string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := env.kube.CoreV1().Pods(local.Namespace).ProxyGet("http", pod, local.MountManagerMetrics, "metrics", nil).DoRaw(s.ctx)
-	return strings.Split(string(text), "\n"), err
+	return local.MountManagerMetrics(s.ctx, env.kube, pod)
 }
 
 // logged is nil once the mount manager of a node has logged a text.

@@ -69,12 +69,12 @@ func recordTraces(ctx context.Context, kube kubernetes.Interface, traces map[str
 	}
 	for i := range managers.Items {
 		pod := &managers.Items[i]
-		text, err := kube.CoreV1().Pods(Namespace).ProxyGet("http", pod.Name, MountManagerMetrics, "metrics", nil).DoRaw(ctx)
+		lines, err := MountManagerMetrics(ctx, kube, pod.Name)
 		if err != nil {
-			return fmt.Errorf("metrics of mount manager %s: %w", pod.Name, err)
+			return err
 		}
-		for line := range strings.Lines(string(text)) {
-			series, count, _ := strings.Cut(strings.TrimSpace(line), " ")
+		for _, line := range lines {
+			series, count, _ := strings.Cut(line, " ")
 			if strings.HasPrefix(series, "juicefs_csi_mountmgr_mounts{") && count != "0" {
 				traces[pod.Spec.NodeName+": "+series+" "+count] = true
 			}
@@ -83,8 +83,14 @@ func recordTraces(ctx context.Context, kube kubernetes.Interface, traces map[str
 	return nil
 }
 
-// MountManagerMetrics is the port of the mount manager's metrics.
-const MountManagerMetrics = "9569"
+// MountManagerMetrics are the metrics of a mount manager's pod, a line each.
+func MountManagerMetrics(ctx context.Context, kube kubernetes.Interface, pod string) ([]string, error) {
+	text, err := kube.CoreV1().Pods(Namespace).ProxyGet("http", pod, "9569", "metrics", nil).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("metrics of mount manager %s: %w", pod, err)
+	}
+	return strings.Split(string(text), "\n"), nil
+}
 
 // SpareLabel is on mount pods that wait for a mount.
 const SpareLabel = "csi.juicefs.com/spare"
