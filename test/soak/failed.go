@@ -11,7 +11,7 @@ import (
 )
 
 // failed reports a worker that ended with an error, once: it is deleted then.
-// Without its log nothing can be said, and it is looked at again later.
+// One that stays is looked at again when its log cannot be read.
 func (s *soakRun) failed(ctx context.Context, pod *corev1.Pod) {
 	log, err := s.kube.CoreV1().Pods(s.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(ctx)
 	if err != nil && len(pod.Status.ContainerStatuses) > 0 && pod.DeletionTimestamp == nil {
